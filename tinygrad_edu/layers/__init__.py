@@ -1,0 +1,45 @@
+"""The textbook: one family a file, its ops (formula, forward, backward) and then its layers."""
+
+from .activation import GELU, ReLU, Sigmoid, SiLU, Softmax, Tanh, make_activation
+from .attention import KeyValueCache, MultiHeadAttention
+from .base import Layer, Parameter
+from .containers import LayerList, Residual, Sequential
+from .dropout import Dropout
+from .embedding import Embedding
+from .flat import FlatParameters
+from .linear import Linear
+from .masks import create_causal_mask, create_combined_mask, create_padding_mask
+from .norm import LayerNorm, RMSNorm
+from .position import LearnedPositions, RotaryPositions, SinusoidalPositions
+from .transformer import FeedForward, TransformerBlock
+
+__all__ = [
+    "GELU",
+    "Dropout",
+    "Embedding",
+    "FeedForward",
+    "FlatParameters",
+    "KeyValueCache",
+    "Layer",
+    "LayerList",
+    "LayerNorm",
+    "LearnedPositions",
+    "Linear",
+    "MultiHeadAttention",
+    "Parameter",
+    "RMSNorm",
+    "ReLU",
+    "Residual",
+    "RotaryPositions",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "SinusoidalPositions",
+    "Softmax",
+    "Tanh",
+    "TransformerBlock",
+    "create_causal_mask",
+    "create_combined_mask",
+    "create_padding_mask",
+    "make_activation",
+]

@@ -1,0 +1,305 @@
+"""Scaled dot-product attention, and the multi-head layer around it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..backend import Array, Generator, default_generator, is_inference, namespace, op, random_uniform
+from ..errors import BackwardError, ConfigError, DtypeError, ShapeError, format_shape
+from .base import Layer, Parameter, check_positive, check_probability
+from .linear import Linear, linear, linear_backward
+from .position import RotaryPositions
+
+
+def _scores(q: Array, k: Array, mask: Array | None, causal: bool, scale: float) -> Array:
+    """q k^T * scale, minus infinity where a query may not look: (B, H, T, S)."""
+    xp = namespace(q, k, mask)
+    scores = xp.matmul(q, k.swapaxes(-1, -2)) * scale
+    length, keys = scores.shape[-2:]
+    if causal:  # the last query sees the last key: with a cache, the queries are the end of the sequence
+        seen = xp.arange(keys)[None, :] <= xp.arange(length)[:, None] + (keys - length)
+        scores = xp.where(seen, scores, -math.inf)
+    if mask is not None:
+        scores = xp.where(mask, scores, -math.inf)
+    return scores
+
+
+def _dropout_factor(probs: Array, dropout: float, seed: int) -> Array:
+    """0 or 1/(1-p) for each attention weight, recomputed from the seed."""
+    return (random_uniform(probs, seed) >= dropout) * (1 / (1 - dropout))
+
+
+@op
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> tuple[Array, Array]:
+    r"""Scaled dot-product attention (Vaswani et al., 2017).
+
+    .. math:: S = \text{scale}\; q k^\top, \qquad P_{ts} = e^{S_{ts} - \ell_t}, \quad
+              \ell_t = \log \sum_s e^{S_{ts}}, \qquad y = P v
+
+    Kept for the backward pass is only :math:`\ell`, one number a row, from which P is computed again
+    (Dao et al., 2022): a fast kernel then never holds P in memory. A row that may look nowhere gives zeros.
+
+    Parameters
+    ----------
+    q : (B, H, T, hd)
+    k, v : (B, H, S, hd)
+    mask : bool, broadcastable to (B, H, T, S), True where a query may look; or None
+    causal : query t (counted from the end) sees no key after it
+    scale : usually 1/sqrt(hd)
+    dropout, seed : probability with which a weight in P is dropped, and the seed of that noise
+
+    Returns
+    -------
+    y : (B, H, T, hd)
+    lse : (B, H, T, 1), the l above; +inf for a row that may look nowhere
+    """
+    xp = namespace(q, k, v)
+    scores = _scores(q, k, mask, causal, scale)
+    top = scores.max(axis=-1, keepdims=True)
+    nowhere = top == -math.inf
+    top = xp.where(nowhere, 0, top)  # -inf minus -inf would be NaN
+    total = xp.exp(scores - top).sum(axis=-1, keepdims=True)
+    lse = xp.where(nowhere, math.inf, top + xp.log(xp.where(nowhere, 1, total)))
+    probs = xp.exp(scores - lse)
+    if dropout:
+        probs = probs * _dropout_factor(probs, dropout, seed).astype(probs.dtype)
+    return xp.matmul(probs, v), lse
+
+
+@op
+def attention_backward(
+    dy: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    y: Array,
+    lse: Array,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> tuple[Array, Array, Array]:
+    r"""Gradient of :func:`attention`.
+
+    The product ``y = P v`` gives :math:`dv = P^\top dy` and :math:`dP = dy\,v^\top`. Softmax gives
+
+    .. math:: dS = P \circ (dP - \delta), \qquad \delta_t = \textstyle\sum_s P_{ts}\,dP_{ts} = dy_t \cdot y_t
+
+    (the last step because :math:`\sum_s P_{ts}\,(dy_t \cdot v_s) = dy_t \cdot \sum_s P_{ts} v_s`), and the
+    first product gives :math:`dq = \text{scale}\,dS\,k`, :math:`dk = \text{scale}\,dS^\top q`.
+    With dropout, v meets the dropped P, and dP passes through the same factors.
+
+    Returns
+    -------
+    dq : (B, H, T, hd); dk, dv : (B, H, S, hd)
+    """
+    xp = namespace(dy, q)
+    probs = xp.exp(_scores(q, k, mask, causal, scale) - lse)  # (B, H, T, S)
+    dprobs = xp.matmul(dy, v.swapaxes(-1, -2))
+    if dropout:
+        factor = _dropout_factor(probs, dropout, seed).astype(probs.dtype)
+        dv = xp.matmul((probs * factor).swapaxes(-1, -2), dy)
+        dprobs = dprobs * factor
+    else:
+        dv = xp.matmul(probs.swapaxes(-1, -2), dy)
+    dscores = probs * (dprobs - (dy * y).sum(axis=-1, keepdims=True)) * scale
+    return xp.matmul(dscores, k), xp.matmul(dscores.swapaxes(-1, -2), q), dv
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of the positions that one attention layer has seen, so that generation need not redo them.
+
+    Attributes
+    ----------
+    max_len : positions there is room for
+    length : positions kept so far
+    """
+
+    max_len: int
+    length: int = 0
+    _keys: Array | None = None
+    _values: Array | None = None
+
+    def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append (B, H, T, hd) and return all kept so far, (B, H, length, hd), as views."""
+        batch, heads, new, dim = k.shape
+        if self._keys is None or self._values is None:
+            xp = namespace(k, v)
+            self._keys = xp.empty((batch, heads, self.max_len, dim), dtype=k.dtype)
+            self._values = xp.empty_like(self._keys)
+        if self._keys.shape[0] != batch:
+            raise ShapeError(f"KeyValueCache: it holds a batch of {self._keys.shape[0]}, got one of {batch}")
+        end = self.length + new
+        if end > self.max_len:
+            raise ShapeError(f"KeyValueCache: sequence of length {end} is longer than max_len {self.max_len}")
+        self._keys[:, :, self.length : end] = k
+        self._values[:, :, self.length : end] = v
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+
+class MultiHeadAttention(Layer):
+    """Attention with several heads, state_dict-compatible with torch.nn.MultiheadAttention (batch first).
+
+    Parameters
+    ----------
+    embed_dim : width C, divisible by num_heads
+    num_heads : H
+    dropout : probability with which an attention weight is dropped while training
+    bias : whether the four projections have one
+    rotary : turns queries and keys by their position; its width must be that of a head
+    generator : draws the initial weights, and the dropout seeds
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        rotary: RotaryPositions | None = None,
+        generator: Generator | None = None,
+    ):
+        super().__init__()
+        check_positive("MultiHeadAttention", embed_dim=embed_dim, num_heads=num_heads)
+        check_probability("MultiHeadAttention", dropout=dropout)
+        if embed_dim % num_heads:
+            raise ConfigError(
+                f"MultiHeadAttention: embed_dim must be divisible by num_heads, got {embed_dim} and {num_heads}"
+            )
+        head_dim = embed_dim // num_heads
+        if rotary is not None and rotary.dim != head_dim:
+            raise ConfigError(
+                f"MultiHeadAttention: rotary must have the width of a head, {head_dim}, it has {rotary.dim}"
+            )
+        self.generator = generator or default_generator()
+        self.embed_dim, self.num_heads, self.head_dim, self.dropout = embed_dim, num_heads, head_dim, dropout
+        bound = math.sqrt(6 / (4 * embed_dim))  # Xavier over the packed (3C, C) matrix, as torch does
+        self.in_proj_weight = Parameter(self.generator.uniform(3 * embed_dim, embed_dim, low=-bound, high=bound))
+        self.in_proj_bias = Parameter(self.in_proj_weight.data[:, 0] * 0) if bias else None
+        self.out_proj = Linear(embed_dim, embed_dim, bias, self.generator)
+        if bias:
+            self.out_proj.bias.data.fill(0)
+        self.rotary = rotary
+
+    def _check(self, query: Array, memory: Array, mask: Array | None) -> None:
+        for name, x in (("query", query), ("key and value", memory)):
+            if x.ndim != 3 or x.shape[-1] != self.embed_dim:
+                raise ShapeError(
+                    f"MultiHeadAttention: {name} must be (batch, time, {self.embed_dim}), "
+                    f"got {format_shape(tuple(x.shape))}"
+                )
+        if query.shape[0] != memory.shape[0]:
+            raise ShapeError(
+                f"MultiHeadAttention: query has batch {query.shape[0]}, key and value have batch {memory.shape[0]}"
+            )
+        if mask is not None:
+            namespace(query, mask)
+            if mask.dtype != bool:
+                raise DtypeError(f"MultiHeadAttention: mask must be bool, True where a query may look; got {mask.dtype}")
+
+    def _project(self, x: Array, rows: slice) -> Array:
+        """Some of the packed projections of x, split into heads: (n, B, H, T, hd), a view of one product."""
+        bias = None if self.in_proj_bias is None else self.in_proj_bias.data[rows]
+        packed = linear(x, self.in_proj_weight.data[rows], bias)  # (B, T, n C)
+        batch, time, _ = packed.shape
+        return packed.reshape(batch, time, -1, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+
+    def _project_backward(self, dheads: Array, x: Array, rows: slice) -> Array:
+        """Gradient of :meth:`_project`; `dheads` is (B, T, n, H, hd), contiguous."""
+        batch, time = x.shape[:2]
+        dx, dweight, dbias = linear_backward(
+            dheads.reshape(batch, time, -1), x, self.in_proj_weight.data[rows], self.in_proj_bias is not None
+        )
+        weight_grad = self.in_proj_weight.grad[rows]
+        weight_grad += dweight
+        if self.in_proj_bias is not None:
+            bias_grad = self.in_proj_bias.grad[rows]
+            bias_grad += dbias
+        return dx
+
+    def forward(
+        self,
+        query: Array,
+        memory: Array | None = None,
+        mask: Array | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Array:
+        """Attend from `query` to `memory`, or to itself.
+
+        Parameters
+        ----------
+        query : (B, T, C)
+        memory : (B, S, C), where keys and values come from; None for self-attention
+        mask : bool, broadcastable to (B, H, T, S), True where a query may look
+        causal : no query sees a later key
+        cache : keys and values of earlier positions, extended by these; inference only
+
+        Returns
+        -------
+        (B, T, C)
+        """
+        self._check(query, query if memory is None else memory, mask)
+        start = 0 if cache is None else cache.length
+        if memory is None:
+            q, k, v = self._project(query, slice(None))  # (B, H, T, hd) each
+        else:
+            (q,) = self._project(query, slice(0, self.embed_dim))
+            k, v = self._project(memory, slice(self.embed_dim, None))
+        if self.rotary is not None:
+            q, k = self.rotary(q, start), self.rotary(k, start)
+        if cache is not None:
+            if not is_inference():
+                raise BackwardError("MultiHeadAttention: a key/value cache has no backward; use tg.inference()")
+            k, v = cache.extend(k, v)
+        scale = 1 / math.sqrt(self.head_dim)
+        dropout = self.dropout if self.training else 0.0
+        seed = self.generator.draw_seed() if dropout else 0
+        y, lse = attention(q, k, v, mask, causal, scale, dropout, seed)
+        self.save(query, memory, q, k, v, mask, y, lse, causal, scale, dropout, seed)
+        return self.out_proj(_merge_heads(y))
+
+    def backward(self, dy: Array) -> Array | tuple[Array, Array]:
+        """Gradient of the query; and of the memory, if one was given."""
+        dy = self.out_proj.backward(dy)
+        query, memory, q, k, v, mask, y, lse, causal, scale, dropout, seed = self.saved()
+        batch, time, _ = dy.shape
+        dy = dy.reshape(batch, time, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)  # (B, H, T, hd)
+        dq, dk, dv = attention_backward(dy, q, k, v, mask, y, lse, causal, scale, dropout, seed)
+        if self.rotary is not None:  # its stack gives back the latest first: k, then q
+            dk = self.rotary.backward(dk)
+            dq = self.rotary.backward(dq)
+        channels = self.embed_dim
+        if memory is None:
+            return self._project_backward(_stack_heads(dq, dk, dv), query, slice(None))
+        dquery = self._project_backward(_stack_heads(dq), query, slice(0, channels))
+        dmemory = self._project_backward(_stack_heads(dk, dv), memory, slice(channels, None))
+        return dquery, dmemory
+
+    def extra_repr(self) -> str:
+        return f"{self.embed_dim}, {self.num_heads}, dropout={self.dropout}"
+
+
+def _merge_heads(y: Array) -> Array:
+    """(B, H, T, hd) -> (B, T, C)."""
+    batch, heads, time, dim = y.shape
+    return y.transpose(0, 2, 1, 3).reshape(batch, time, heads * dim)
+
+
+def _stack_heads(*parts: Array) -> Array:
+    """n arrays (B, H, T, hd) -> (B, T, n, H, hd), the layout of the packed projection."""
+    xp = namespace(*parts)
+    return xp.stack([part.transpose(0, 2, 1, 3) for part in parts], axis=2)

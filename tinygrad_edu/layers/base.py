@@ -1,0 +1,325 @@
+"""What every layer shares: parameters that register by assignment, and a stack of what forward saved.
+
+Nothing here records a graph. ``forward`` saves what its ``backward`` will need, ``backward`` takes it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+from ..backend import Array, Generator, asarray, device_of, is_inference, to_device, to_host, zeros_like
+from ..errors import BackwardError, ConfigError, ShapeError, did_you_mean, format_shape
+
+if TYPE_CHECKING:
+    from ..optim.base import Optimizer
+
+_UNTAKEN_FORWARDS = 1000  # so many forwards without a backward are a leak, not a recurrence
+
+
+class Parameter:
+    """An array that is learned, and its gradient.
+
+    Attributes
+    ----------
+    data : the values
+    grad : the gradient accumulated so far, of the shape of `data`
+    decay : whether weight decay applies; by default to matrices, not to biases and norms
+    """
+
+    __slots__ = ("_grad", "data", "decay")
+
+    def __init__(self, data: Array, decay: bool | None = None):
+        self.data = data
+        self._grad: Array | None = None
+        self.decay = data.ndim >= 2 if decay is None else decay
+
+    @property
+    def grad(self) -> Array:
+        if self._grad is None:
+            self._grad = zeros_like(self.data)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Array | None) -> None:
+        self._grad = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    @property
+    def size(self) -> int:
+        return int(self.data.size)
+
+    def accumulate(self, gradient: Array) -> None:
+        """Add `gradient`: a parameter that is used twice has the sum of both gradients."""
+        grad = self.grad
+        grad += gradient
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        if self._grad is not None:
+            self._grad.fill(0)
+
+    def __repr__(self) -> str:
+        return f"Parameter({format_shape(self.shape)}, {self.data.dtype})"
+
+
+class Layer:
+    """A function with parameters that knows its own gradient.
+
+    A subclass assigns parameters and child layers in ``__init__`` and writes ``forward`` and ``backward``.
+    ``backward(dy)`` accumulates the gradient of each parameter and returns the gradient of each array that
+    ``forward`` took, in order.
+
+    Attributes
+    ----------
+    training : bool, switched by :meth:`train` and :meth:`eval`
+    """
+
+    _parameters: dict[str, Parameter]
+    _children: dict[str, Layer]
+    _saved: list[tuple[Any, ...]]
+    training: bool
+
+    def __init__(self) -> None:
+        self.__dict__.update(_parameters={}, _children={}, _saved=[], training=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter | Layer):
+            if "_parameters" not in self.__dict__:
+                raise BackwardError(
+                    f"call super().__init__() first in {type(self).__name__}.__init__, before assigning {name!r}"
+                )
+            self._parameters.pop(name, None)
+            self._children.pop(name, None)
+            if isinstance(value, Parameter):
+                self._parameters[name] = value
+            else:
+                self._children[name] = value
+        elif "_parameters" in self.__dict__:
+            self._parameters.pop(name, None)
+            self._children.pop(name, None)
+        object.__setattr__(self, name, value)
+
+    # -- the contract ---------------------------------------------------------------------------------
+
+    # Subclasses take and return the arrays their maths asks for, so the signature here is open.
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Let `optimizer` apply the gradients of this layer's parameters and of its children's."""
+        optimizer.step(only=self.parameters())
+
+    def save(self, *values: Any) -> None:
+        """Keep `values` for the backward pass, on a stack: a layer may run several times before its backward."""
+        if is_inference():
+            return
+        self._saved.append(values)
+        if len(self._saved) == _UNTAKEN_FORWARDS:
+            warnings.warn(
+                f"{type(self).__name__}: forward ran {_UNTAKEN_FORWARDS} times without a backward and holds the memory "
+                "of them all; evaluate under `with tg.inference():`, or call clear_saved()",
+                stacklevel=3,
+            )
+
+    def saved(self) -> Any:
+        """Take back what the latest forward saved: a tuple, or the value itself if it was one.
+
+        Raises
+        ------
+        BackwardError
+            If there is no forward left whose backward has not been taken.
+        """
+        if not self._saved:
+            raise BackwardError(
+                f"{type(self).__name__}.backward: no forward to go back through. Each forward is taken by one backward "
+                "(was backward called twice, or did forward run under tg.inference()?)"
+            )
+        values = self._saved.pop()
+        return values[0] if len(values) == 1 else values
+
+    def clear_saved(self) -> None:
+        """Forget what forwards saved, here and in all children, as after an interrupted step."""
+        for layer in self.layers():
+            layer._saved.clear()
+
+    # -- the tree -------------------------------------------------------------------------------------
+
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer (named `prefix`) and all below it, depth first, each once."""
+        seen: set[int] = set()
+
+        def walk(name: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
+            if id(layer) in seen:
+                return
+            seen.add(id(layer))
+            yield name, layer
+            for child_name, child in layer._children.items():
+                yield from walk(f"{name}.{child_name}" if name else child_name, child)
+
+        yield from walk(prefix, self)
+
+    def layers(self) -> Iterator[Layer]:
+        """This layer and all below it."""
+        return (layer for _, layer in self.named_layers())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter with its dotted name, in order of assignment; a shared one once, by its first name."""
+        seen: set[int] = set()
+        for name, layer in self.named_layers():
+            for own, parameter in layer._parameters.items():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield (f"{name}.{own}" if name else own), parameter
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Every parameter, each once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def num_parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def generators(self) -> Iterator[Generator]:
+        """Every random generator that this layer or a child holds, each once."""
+        seen: set[int] = set()
+        for layer in self.layers():
+            generator = layer.__dict__.get("generator")
+            if isinstance(generator, Generator) and id(generator) not in seen:
+                seen.add(id(generator))
+                yield generator
+
+    # -- modes, gradients, types and places ----------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training (dropout on), here and below."""
+        for layer in self.layers():
+            layer.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation (dropout off), here and below."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        flat = self.__dict__.get("flat")
+        if flat is not None and flat.holds(self):
+            flat.grad.fill(0)
+            return
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def _convert(self, change: Callable[[Array], Array]) -> Self:
+        for parameter in self.parameters():
+            parameter.data = change(parameter.data)
+            parameter.grad = None
+        self.clear_saved()
+        for layer in self.layers():
+            layer.__dict__.pop("flat", None)
+        if self.__dict__.get("_flatten_again"):
+            self.flatten()
+        return self
+
+    def astype(self, dtype: Any) -> Self:
+        """Cast all parameters to `dtype` (float32 or float64). Gradients are forgotten."""
+        return self._convert(lambda data: data.astype(dtype))
+
+    def to(self, device: str) -> Self:
+        """Move all parameters to ``"cpu"`` or ``"cuda"``. Gradients are forgotten."""
+        return self._convert(lambda data: to_device(data, device))
+
+    def flatten(self) -> Self:
+        """Lay all parameters, and all gradients, in one flat buffer each; they become views of it."""
+        from .flat import FlatParameters
+
+        self._flatten_again = True
+        self.flat = FlatParameters(self)
+        return self
+
+    # -- state ----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Array]:
+        """All parameters by name: the arrays themselves, not copies, named and laid out as torch.nn does."""
+        return {name: parameter.data for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Copy values into the parameters, cast to their type. Nothing is changed unless all of it fits.
+
+        Parameters
+        ----------
+        state : arrays by name, as :meth:`state_dict` gives (NumPy, CuPy or torch)
+        strict : False to allow missing and unexpected names
+
+        Raises
+        ------
+        ShapeError
+            Listing *all* missing, unexpected and misshapen entries.
+        """
+        own = dict(self.named_parameters())
+        wrong = []
+        if strict:
+            wrong += [f"missing: {name} {format_shape(own[name].shape)}" for name in own if name not in state]
+            wrong += [f"unexpected: {name}{did_you_mean(name, own)}" for name in state if name not in own]
+        for name, parameter in own.items():
+            if name in state and tuple(state[name].shape) != parameter.shape:
+                found = format_shape(tuple(state[name].shape))
+                wrong.append(f"misshapen: {name} expected {format_shape(parameter.shape)}, got {found}")
+        if wrong:
+            raise ShapeError(f"the state does not fit {type(self).__name__}:\n  " + "\n  ".join(wrong))
+        for name, parameter in own.items():
+            if name in state:
+                values = to_host(state[name]).astype(parameter.dtype)
+                parameter.data[...] = to_device(values, device_of(parameter.data))
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows between the parentheses."""
+        return ""
+
+    def __repr__(self) -> str:
+        if not self._children:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        rows = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self._children.items()]
+        return f"{type(self).__name__}(\n  " + "\n  ".join(rows) + "\n)"
+
+
+# -- checks that several layers make of their arguments ----------------------------------------------------
+
+
+def check_last_axis(layer: Layer, x: Array, size: int, axes: str = "..., ") -> None:
+    """Raise ShapeError unless the last axis of `x` has length `size`."""
+    if x.ndim == 0 or x.shape[-1] != size:
+        raise ShapeError(
+            f"{type(layer).__name__}: expected ({axes}{size}), got {format_shape(tuple(x.shape))}: "
+            f"the last axis must have length {size}"
+        )
+
+
+def check_positive(layer: str, **values: Any) -> None:
+    """Raise ConfigError unless every value is an integer >= 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{layer}: {name} must be an integer >= 1, got {value!r}")
+
+
+def check_probability(layer: str, **values: Any) -> None:
+    """Raise ConfigError unless every value is a number in [0, 1)."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ConfigError(f"{layer}: {name} must be a number in [0, 1), got {value!r}")
+
+
+def parameter(values: Any, dtype: Any = "float32") -> Parameter:
+    """A parameter from initial values, on the current device."""
+    return Parameter(asarray(values, dtype=dtype))

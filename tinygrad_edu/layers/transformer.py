@@ -1,0 +1,112 @@
+"""The transformer block and its feed-forward part."""
+
+from __future__ import annotations
+
+from ..backend import Array, Generator, default_generator
+from ..errors import ConfigError
+from .activation import make_activation
+from .attention import KeyValueCache, MultiHeadAttention
+from .base import Layer, check_positive
+from .dropout import Dropout
+from .linear import Linear
+from .norm import LayerNorm
+from .position import RotaryPositions
+
+
+class FeedForward(Layer):
+    """``linear2(dropout(activation(linear1(x))))``, the same for each position (Vaswani et al., 2017).
+
+    Parameters
+    ----------
+    dim : width outside
+    hidden_dim : width inside
+    activation : relu, gelu, gelu_tanh, silu, tanh or sigmoid
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        dropout: float = 0.0,
+        activation: str = "gelu",
+        bias: bool = True,
+        generator: Generator | None = None,
+    ):
+        super().__init__()
+        check_positive("FeedForward", dim=dim, hidden_dim=hidden_dim)
+        generator = generator or default_generator()
+        self.linear1 = Linear(dim, hidden_dim, bias, generator)
+        self.activation = make_activation(activation)
+        self.dropout = Dropout(dropout, generator)
+        self.linear2 = Linear(hidden_dim, dim, bias, generator)
+
+    def forward(self, x: Array) -> Array:  # (..., dim)
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+    def backward(self, dy: Array) -> Array:
+        dy = self.dropout.backward(self.linear2.backward(dy))
+        return self.linear1.backward(self.activation.backward(dy))
+
+
+class TransformerBlock(Layer):
+    """Self-attention and feed-forward, each with a residual path and a norm.
+
+    state_dict-compatible with torch.nn.TransformerEncoderLayer (batch first; its norm_first is
+    ``norm_placement="pre"``).
+
+    Parameters
+    ----------
+    dim, num_heads, hidden_dim : widths C, heads H, width inside the feed-forward part
+    dropout : on attention weights, inside the feed-forward part, and on both residual branches
+    norm_placement : ``"pre"``, ``x + f(norm(x))`` (Xiong et al., 2020), or ``"post"``, ``norm(x + f(x))``
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        dropout: float = 0.0,
+        activation: str = "gelu",
+        norm_placement: str = "pre",
+        eps: float = 1e-5,
+        bias: bool = True,
+        rotary: RotaryPositions | None = None,
+        generator: Generator | None = None,
+    ):
+        super().__init__()
+        if norm_placement not in ("pre", "post"):
+            raise ConfigError(f"TransformerBlock: norm_placement must be 'pre' or 'post', got {norm_placement!r}")
+        generator = generator or default_generator()
+        self.norm_placement = norm_placement
+        self.self_attn = MultiHeadAttention(dim, num_heads, dropout, bias, rotary, generator)
+        feed_forward = FeedForward(dim, hidden_dim, dropout, activation, bias, generator)
+        # Registered here before inside feed_forward, so that their names are torch's: linear1, linear2.
+        self.linear1, self.linear2 = feed_forward.linear1, feed_forward.linear2
+        self.norm1, self.norm2 = LayerNorm(dim, eps), LayerNorm(dim, eps)
+        self.dropout1, self.dropout2 = Dropout(dropout, generator), Dropout(dropout, generator)
+        self.feed_forward = feed_forward
+
+    def forward(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Array:
+        """(B, T, C) -> (B, T, C); `mask`, `causal` and `cache` as in :class:`MultiHeadAttention`."""
+        if self.norm_placement == "pre":
+            x = x + self.dropout1(self.self_attn(self.norm1(x), None, mask, causal, cache))
+            return x + self.dropout2(self.feed_forward(self.norm2(x)))
+        x = self.norm1(x + self.dropout1(self.self_attn(x, None, mask, causal, cache)))
+        return self.norm2(x + self.dropout2(self.feed_forward(x)))
+
+    def backward(self, dy: Array) -> Array:
+        # Each sum passes its gradient to both terms; the branch's part comes back and is added.
+        if self.norm_placement == "pre":
+            dy = dy + self.norm2.backward(self.feed_forward.backward(self.dropout2.backward(dy)))
+            return dy + self.norm1.backward(self.self_attn.backward(self.dropout1.backward(dy)))
+        dy = self.norm2.backward(dy)
+        dy = dy + self.feed_forward.backward(self.dropout2.backward(dy))
+        dy = self.norm1.backward(dy)
+        return dy + self.self_attn.backward(self.dropout1.backward(dy))
