@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -521,6 +520,9 @@ def test_a_file_beside_the_parts_does_no_harm(tmp_path: Path) -> None:
 # -- failures while writing ------------------------------------------------------------------------
 
 
+PATH_OPEN = Path.open
+
+
 class FullDisk:
     """A ``Path.open`` whose files together take `room` bytes, then raise ENOSPC, the last write cut short."""
 
@@ -528,7 +530,7 @@ class FullDisk:
         self.room = room
 
     def open(self, path: Path, mode: str) -> object:
-        disk, file = self, io.open(path, mode)  # noqa: SIM115
+        disk, file = self, PATH_OPEN(path, mode)  # noqa: SIM115
         genuine = file.write
 
         class Limited:

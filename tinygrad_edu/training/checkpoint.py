@@ -348,8 +348,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, which: Literal["last", "bes
         raise ConfigError(f"which is {which!r}, wanted 'last' or 'best'")
     path = Path(path)
     if not path.is_dir():
-        found = "not a folder" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path}: {found}; wanted a checkpoint or a folder of them")
+        state = "not a folder" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path}: {state}; wanted a checkpoint or a folder of them")
     if (path / MANIFEST).exists() or _FOLDER.fullmatch(path.name):
         return _load_asked_for(path)
     candidates = list_checkpoints(path)
