@@ -12,7 +12,7 @@ from ..backend import namespace
 from ..errors import DtypeError
 
 if TYPE_CHECKING:
-    from .base import Layer, Parameter
+    from .base import Layer
 
 _ALIGN = 64  # bytes: a cache line, and the widest vector register
 
@@ -45,7 +45,6 @@ class FlatParameters:
         xp = namespace(named[0][1].data)
         self.data = xp.zeros(end, dtype=named[0][1].data.dtype)
         self.grad = xp.zeros(end, dtype=named[0][1].data.dtype)
-        self._parameters: list[Parameter] = []
         for name, parameter in named:
             place = self.slices[name]
             self.data[place] = parameter.data.reshape(-1)
@@ -53,11 +52,11 @@ class FlatParameters:
                 self.grad[place] = parameter._grad.reshape(-1)
             parameter.data = self.data[place].reshape(parameter.shape)
             parameter.grad = self.grad[place].reshape(parameter.shape)
-            self._parameters.append(parameter)
 
     def holds(self, layer: Layer) -> bool:
         """Whether every parameter of `layer`, and nothing else, still lies in these buffers."""
         own = list(layer.parameters())
-        return len(own) == len(self.slices) and all(parameter._grad is not None for parameter in own) and all(
-            parameter.grad.base is not None and parameter.data.base is not None for parameter in self._parameters
+        return len(own) == len(self.slices) and all(
+            parameter.data.base is self.data and parameter._grad is not None and parameter._grad.base is self.grad
+            for parameter in own
         )

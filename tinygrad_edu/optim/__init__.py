@@ -1,0 +1,20 @@
+"""Optimizers, gradient clipping and learning-rate schedules."""
+
+from . import schedules
+from .adam import Adam, AdamW
+from .base import Optimizer
+from .clip import clip_grad_norm_, clip_grad_value_, first_nonfinite
+from .schedules import make_schedule
+from .sgd import SGD
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "first_nonfinite",
+    "make_schedule",
+    "schedules",
+]

@@ -1,0 +1,120 @@
+"""Adam, and AdamW with decoupled weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..backend import Array, namespace, op
+from ..errors import ConfigError
+from ..layers.base import Layer, Parameter
+from .base import Optimizer, Run, _check_number
+
+
+@op
+def adam_update(
+    data: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    r"""One step of Adam (Kingma & Ba, 2015) or AdamW (Loshchilov & Hutter, 2019), in place.
+
+    .. math:: m \leftarrow \beta_1 m + (1 - \beta_1)\,g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2)\,g^2, \qquad
+              \theta \leftarrow \theta - \eta\,\frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    The averages start at zero and are too small at first; the divisions by :math:`1 - \beta^t` undo that.
+    Weight decay is added to the gradient (Adam), where the division by the root of v weakens it for weights
+    with large gradients, or taken from the weight itself (AdamW): :math:`\theta \leftarrow (1 - \eta\lambda)\theta`.
+
+    Parameters
+    ----------
+    data, grad, exp_avg, exp_avg_sq : (N,); all but `grad` are changed
+    step : t, counted from 1
+    """
+    xp = namespace(data, grad, exp_avg, exp_avg_sq)
+    if decoupled:
+        data *= 1 - lr * weight_decay
+    elif weight_decay:
+        grad = grad + weight_decay * data
+    exp_avg *= beta1
+    exp_avg += (1 - beta1) * grad
+    exp_avg_sq *= beta2
+    exp_avg_sq += (1 - beta2) * grad * grad
+    root = xp.sqrt(exp_avg_sq * (1 / (1 - beta2**step)))
+    data -= (lr / (1 - beta1**step)) * exp_avg / (root + eps)
+
+
+class Adam(Optimizer):
+    """Adam; the same steps as torch.optim.Adam.
+
+    Parameters
+    ----------
+    parameters : a layer, or pairs of name and parameter
+    lr : learning rate
+    betas : how slowly the averages of the gradient and of its square change, each in [0, 1)
+    eps : keeps the division finite
+    weight_decay : added to the gradient as its multiple of the weight, for parameters that decay
+    """
+
+    state_names = ("exp_avg", "exp_avg_sq")
+    _decoupled = False
+
+    def __init__(
+        self,
+        parameters: Layer | Iterable[tuple[str, Parameter]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        name = type(self).__name__
+        if len(betas) != 2:
+            raise ConfigError(f"{name}: betas must be two numbers, got {betas!r}")
+        _check_number(name, "betas[0]", betas[0], 0, 1)
+        _check_number(name, "betas[1]", betas[1], 0, 1)
+        _check_number(name, "eps", eps, 0)
+        _check_number(name, "weight_decay", weight_decay, 0)
+        super().__init__(parameters, lr, betas=list(betas), eps=eps, weight_decay=weight_decay)
+
+    def _apply(self, run: Run) -> None:
+        h = self.hyperparameters
+        (beta1, beta2), decay = h["betas"], h["weight_decay"] if run.decay else 0.0
+        adam_update(
+            run.data,
+            run.grad,
+            run.state["exp_avg"],
+            run.state["exp_avg_sq"],
+            run.steps,
+            self.lr,
+            beta1,
+            beta2,
+            h["eps"],
+            decay,
+            self._decoupled,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, on matrices only: biases and norms do not decay.
+
+    The same steps as torch.optim.AdamW with two parameter groups.
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        parameters: Layer | Iterable[tuple[str, Parameter]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ):
+        super().__init__(parameters, lr, betas, eps, weight_decay)
