@@ -375,7 +375,9 @@ def _keep_freed_memory() -> Setting:
         return Setting("malloc", "default", "user", f"TINYGRAD_EDU_MALLOC={switch}")
     for name in _MALLOC_VARIABLES:
         if name in os.environ:
-            return Setting("malloc", f"{name}={os.environ[name]}", "user", "set in the environment, left as it is")
+            return Setting(
+                "malloc", f"{name}={os.environ[name]}", "user", "set in the environment, left as it is"
+            )
     try:
         if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
             raise OSError

@@ -1,0 +1,68 @@
+"""The command ``tinygrad-edu``. Each command stays thin: it reads arguments and hands over to the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .errors import TinygradEduError
+
+app = typer.Typer(
+    name="tinygrad-edu",
+    help="Deep learning from scratch on NumPy and CuPy, every gradient by hand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Deep learning from scratch on NumPy and CuPy, every gradient by hand."""
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print all facts and findings as JSON.")] = False,
+    measure: Annotated[bool, typer.Option(help="Measure the rate of matrix products (some seconds).")] = True,
+) -> None:
+    """Say what is installed and in use, what is wrong or slow, and the exact line that mends it.
+
+    The exit status is 1 if something is wrong; things that are only slow leave it 0.
+    """
+    from . import doctor as examination
+
+    report = examination.examine(measure=measure)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        examination.show(report)
+    if any(finding.level == "wrong" for finding in report.findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line, not a traceback."""
+    try:
+        app()
+    except TinygradEduError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
