@@ -40,7 +40,8 @@ def arrays_of(step: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def save(root: Path, step: int, **options: object) -> Path:
-    return save_checkpoint(root, step, arrays_of(step), {"trainer": {"step": step}}, **options)  # type: ignore[arg-type]
+    document = {"trainer": {"step": step}}
+    return save_checkpoint(root, step, arrays_of(step), document, **options)  # type: ignore[arg-type]
 
 
 def names(root: Path) -> list[str]:
@@ -402,7 +403,8 @@ HOSTILE_ARRAYS = {
         b'{"x":{"dtype":"BF16","shape":[8],"data_offsets":[0,16]}}', b"\0" * 16
     ),
     "overlap": header(
-        b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"y":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}',
+        b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+        b'"y":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}',
         b"\0" * 16,
     ),
 }
@@ -530,7 +532,7 @@ class FullDisk:
         self.room = room
 
     def open(self, path: Path, mode: str) -> object:
-        disk, file = self, PATH_OPEN(path, mode)  # noqa: SIM115
+        disk, file = self, PATH_OPEN(path, mode)
         genuine = file.write
 
         class Limited:

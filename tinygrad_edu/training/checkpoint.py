@@ -38,9 +38,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tinygrad_edu.errors import CheckpointError, ConfigError
-from tinygrad_edu.training.manifest import FORMAT, MANIFEST, VERSION, read_manifest, render_manifest
-from tinygrad_edu.training.storage import (
+from ..errors import CheckpointError, ConfigError
+from .manifest import FORMAT, MANIFEST, VERSION, read_manifest, render_manifest
+from .storage import (
     decode_arrays,
     decode_json,
     encode_arrays,

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinygrad_edu.errors import CheckpointError
-from tinygrad_edu.training.storage import decode_json, read_file
+from ..errors import CheckpointError
+from .storage import decode_json, read_file
 
 FORMAT, VERSION = "tinygrad_edu checkpoint", 1
 MANIFEST = "manifest.json"

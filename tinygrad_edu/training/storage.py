@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_edu.errors import CheckpointError
+from ..errors import CheckpointError
 
 __all__ = [
     "decode_arrays",

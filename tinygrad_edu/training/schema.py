@@ -1,0 +1,179 @@
+"""The settings of a training run: sections, defaults, limits, and the rules between fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+#: YAML has lists where Python has tuples.
+Betas = Annotated[tuple[Beta, Beta], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys forbidden, no conversions, no NaN or infinity, no later change."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class ModelSection(Section):
+    """The transformer's shape."""
+
+    d_model: int = Field(default=128, ge=1, description="width of the model")
+    n_blocks: int = Field(default=4, ge=1, description="number of transformer blocks")
+    n_heads: int = Field(default=4, ge=1, description="attention heads; must divide d_model")
+    d_ffn: int | None = Field(
+        default=None, ge=1, description="width inside the feed-forward part; 4 * d_model if not given"
+    )
+    max_seq_len: int = Field(
+        default=128, ge=2, description="longest sequence that the model can take, in tokens"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
+    position: Literal["learned", "sinusoidal", "rotary"] = Field(
+        default="learned", description="position encoding"
+    )
+    norm_placement: Literal["pre", "post"] = Field(
+        default="pre", description="norms before or after each sub-layer"
+    )
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = Field(
+        default="gelu", description="of the feed-forward part"
+    )
+    tied_head: bool = Field(default=True, description="output matrix = token embedding")
+
+
+class DataSection(Section):
+    """What text to train on."""
+
+    dataset: str = Field(
+        default="python-docs", min_length=1, description="python-docs, a file or folder, or a hub name"
+    )
+    text_column: str | None = Field(default=None, description="column or field that holds the text")
+    max_length: int = Field(default=128, ge=2, description="tokens in one training sequence")
+    use_subset: bool = Field(default=False, description="take only subset_size documents")
+    subset_size: int | None = Field(default=None, ge=1, description="how many documents, with use_subset")
+
+
+class TokenizerSection(Section):
+    """How text becomes tokens."""
+
+    type: str = Field(
+        default="bpe",
+        min_length=1,
+        description="bpe (trained on the corpus), gpt2, or a folder or tokenizer.json",
+    )
+    vocab_size: int = Field(
+        default=1024, ge=257, le=1_000_000, description="of bpe; 256 bytes and the end of text at least"
+    )
+
+
+class TrainingSection(Section):
+    """How to train. Anything counted in steps may be null where that says "or never"."""
+
+    batch_size: int = Field(default=8, ge=1, description="sequences a step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    min_learning_rate: float = Field(default=0.0, ge=0, description="where linear and cosine end")
+    schedule: Literal["constant", "linear", "cosine", "noam"] = Field(
+        default="cosine", description="course of the learning rate"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise to the peak")
+    num_epochs: int | None = Field(
+        default=None, ge=1, description="passes over the training text; 1 if max_steps is not given either"
+    )
+    max_steps: int | None = Field(default=None, ge=1, description="steps at most")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        default="adamw", description="what applies the gradients"
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="on matrices; norms and biases do not decay")
+    betas: Betas = Field(default=(0.9, 0.95), description="of adam and adamw")
+    eps: float = Field(default=1e-8, gt=0, description="of adam and adamw")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    clip_norm: float | None = Field(
+        default=1.0, gt=0, description="largest norm of the gradient, or null not to clip"
+    )
+    eval_every: int | None = Field(
+        default=200, ge=1, description="steps between evaluations, or null for never"
+    )
+    eval_batches: int | None = Field(
+        default=16, ge=1, description="batches an evaluation during training, or null for all"
+    )
+    save_every: int | None = Field(
+        default=500, ge=1, description="steps between checkpoints, or null for only the last and the best"
+    )
+    log_every: int = Field(default=10, ge=1, description="steps between lines of the history")
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints kept, besides the best")
+    max_skipped_steps: int = Field(
+        default=0, ge=0, description="steps in a row with NaN or infinity that may be skipped; 0 stops"
+    )
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="of initial weights, shuffles and dropout")
+    device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="where to train")
+    output_dir: str = Field(default="runs", min_length=1, description="where run folders go")
+
+
+#: A rule between fields: the fields it looks at, and what is wrong (None if nothing is).
+Rule = tuple[tuple[str, ...], Callable[[Any], str | None]]
+
+
+def _rule(paths: Sequence[str], holds: Callable[[Any], bool], message: str) -> Rule:
+    """A rule whose message may use the fields, as in ``{model.d_model}``."""
+    return tuple(paths), lambda c: None if holds(c) else message.format(**vars(c))
+
+
+class RunConfig(Section):
+    """All settings of a run. Further projects subclass it, with more sections and more :attr:`rules`."""
+
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    training: TrainingSection = TrainingSection()
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _rule(
+            ("model.d_model", "model.n_heads"),
+            lambda c: c.model.d_model % c.model.n_heads == 0,
+            "{model.d_model} is not a multiple of n_heads {model.n_heads}",
+        ),
+        _rule(
+            ("model.position", "model.d_model", "model.n_heads"),
+            lambda c: c.model.position != "rotary" or c.model.d_model // c.model.n_heads % 2 == 0,
+            "rotary wants an even d_model / n_heads, found {model.d_model} / {model.n_heads}",
+        ),
+        _rule(
+            ("data.max_length", "model.max_seq_len"),
+            lambda c: c.data.max_length <= c.model.max_seq_len,
+            "{data.max_length} is longer than model.max_seq_len {model.max_seq_len}",
+        ),
+        _rule(
+            ("data.subset_size", "data.use_subset"),
+            lambda c: not c.data.use_subset or c.data.subset_size is not None,
+            "use_subset is true, so a number of documents is wanted",
+        ),
+        _rule(
+            ("data.text_column", "data.dataset"),
+            lambda c: c.data.text_column in (None, "text") or c.data.dataset != "python-docs",
+            "python-docs has no columns; leave text_column out",
+        ),
+        _rule(
+            ("training.min_learning_rate", "training.learning_rate"),
+            lambda c: c.training.min_learning_rate <= c.training.learning_rate,
+            "{training.min_learning_rate} is above learning_rate {training.learning_rate}",
+        ),
+        _rule(
+            ("training.warmup_steps", "training.max_steps"),
+            lambda c: c.training.max_steps is None or c.training.warmup_steps <= c.training.max_steps,
+            "{training.warmup_steps} is more than max_steps {training.max_steps}",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> RunConfig:
+        view = SimpleNamespace(**{name: getattr(self, name) for name in type(self).model_fields})
+        broken = [f"{paths[0]}: {text}" for paths, rule in self.rules if (text := rule(view))]
+        if broken:
+            raise PydanticCustomError("rules", "{broken}", {"broken": "; ".join(broken)})
+        return self
