@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-# Two workers share two cores: one thread each for the matrix products. Numba keeps two, so that a race between
-# the threads of a parallel kernel has a chance to show. What the user sets counts, as everywhere.
+# Two workers share two cores: one thread each for the matrix products. Numba keeps two, so that a race
+# between the threads of a parallel kernel has a chance to show. What the user sets counts, as everywhere.
 if "PYTEST_XDIST_WORKER" in os.environ and "numpy" not in sys.modules:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 
-import tinygrad_edu as tg  # noqa: E402, I001  (before NumPy: it settles the thread pools)
+import tinygrad_edu as tg  # noqa: I001  (before NumPy: it settles the thread pools)
 
-import hypothesis  # noqa: E402
-import pytest  # noqa: E402
+import hypothesis
+import pytest
 
 # No deadline: on a shared machine a slow example is no error. CI draws the same examples each time.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)

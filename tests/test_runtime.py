@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tinygrad_edu import runtime
-from tinygrad_edu.runtime import AVX2, AVX512, Cores, CpuInfo
+from tinygrad_edu import machine, runtime
+from tinygrad_edu.machine import AVX2, AVX512, Cores, CpuInfo
 
 ZEN5 = CpuInfo("AuthenticAMD", "AMD EPYC", AVX512 | AVX2)
 HASWELL = CpuInfo("GenuineIntel", "Xeon E5 v3", AVX2)
@@ -35,7 +35,7 @@ print(json.dumps({{
 
 
 def fresh(before: str = "", **environment: str) -> dict:
-    """What the runtime settles in a new process whose environment holds only `environment` of what matters."""
+    """What the runtime settles in a new process whose environment holds `environment` and nothing like it."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(SETTLED)} | environment
     root = str(Path(runtime.__file__).parents[1])
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
@@ -158,8 +158,10 @@ def test_core_type_problem(core_type: str | None, cpu: CpuInfo, wanted: str | No
 
 CPUINFO = [
     (
-        "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC 9R14\n"
-        "flags\t\t: fpu avx2 fma avx512f avx512dq avx512bw avx512vl\n\nprocessor\t: 1\nmodel name\t: other\n",
+        (
+            "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC 9R14\n"
+            "flags\t: avx2 fma avx512f avx512dq avx512bw avx512vl\n\nprocessor\t: 1\nmodel name\t: other\n"
+        ),
         ("AuthenticAMD", "AMD EPYC 9R14", True),
     ),
     (
@@ -173,7 +175,7 @@ CPUINFO = [
 
 @pytest.mark.parametrize(("text", "wanted"), CPUINFO, ids=["zen4", "partial-avx512", "arm", "empty"])
 def test_parse_cpuinfo(text: str, wanted: tuple[str, str, bool]):
-    cpu = runtime.parse_cpuinfo(text)
+    cpu = machine.parse_cpuinfo(text)
     assert (cpu.vendor, cpu.model, cpu.has_avx512) == wanted
 
 
@@ -228,11 +230,11 @@ def test_cpu_quota(name: str, tmp_path: Path):
     for path, text in files.items():
         (tmp_path / "mount" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mount" / path).write_text(text)
-    assert runtime.cpu_quota(tmp_path / "cgroup", tmp_path / "mount") == wanted
+    assert machine.cpu_quota(tmp_path / "cgroup", tmp_path / "mount") == wanted
 
 
 def test_no_cgroups_no_quota(tmp_path: Path):
-    assert runtime.cpu_quota(tmp_path / "none", tmp_path) is None
+    assert machine.cpu_quota(tmp_path / "none", tmp_path) is None
 
 
 LIMITS = [  # (cores, the user's environment, what is settled)

@@ -25,15 +25,22 @@ __version__ = "0.1.0"
 
 _ROOMS = ("check", "data", "layers", "losses", "metrics", "models", "optim", "training")
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "__version__",
+    "check",
+    "data",
     "errors",
     "inference",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
     "namespace",
+    "optim",
     "reference_ops",
     "runtime",
+    "training",
     "use",
-    *_ROOMS,
 ]
 
 

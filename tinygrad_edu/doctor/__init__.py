@@ -101,23 +101,26 @@ def _fact_rows(facts: Facts) -> list[tuple[str, str]]:
     ]
     if facts.blas:
         blas = facts.blas
-        parts = [blas.library, blas.version, blas.kernels and f"{blas.kernels} kernels"]
-        parts += [blas.threads and f"{blas.threads} threads", blas.threading_layer]
-        rows.append(("BLAS", ", ".join(str(p) for p in parts if p)))
+        parts = [blas.library, blas.version, f"{blas.kernels} kernels" if blas.kernels else None]
+        parts += [f"{blas.threads} threads" if blas.threads else None, blas.threading_layer]
+        rows.append(("BLAS", ", ".join(p for p in parts if p)))
     if facts.numba.layer:
         rows.append(("Numba", f"threading layer {facts.numba.layer}, {facts.numba.threads} threads"))
     if facts.rates:
         rates = {"here": facts.rates.here, "one thread": facts.rates.one_thread}
         rates |= {f"fresh process, {k}": v for k, v in facts.rates.fresh.items()}
         rows.append(("GFLOP/s", ", ".join(f"{k} {v:.0f}" for k, v in rates.items() if v)))
-    for setting in facts.settings:
-        if setting.value is not None:
-            rows.append((setting.name, f"{setting.value}  [dim]({setting.source}: {setting.reason})[/dim]"))
+    rows += [
+        (setting.name, f"{setting.value}  [dim]({setting.source}: {setting.reason})[/dim]")
+        for setting in facts.settings
+        if setting.value is not None
+    ]
     gpu = facts.gpu
     if gpu.cupy:
-        versions = [f"CuPy {gpu.cupy}", gpu.runtime and f"CUDA {_cuda(gpu.runtime)}"]
-        versions.append(f"driver up to CUDA {_cuda(gpu.driver)}" if gpu.driver else "no driver")
-        rows.append(("GPU", ", ".join(str(v) for v in [*versions, *gpu.devices] if v)))
+        versions = [f"CuPy {gpu.cupy}"]
+        versions += [f"CUDA {_cuda(gpu.runtime)}"] if gpu.runtime else []
+        versions += [f"driver up to CUDA {_cuda(gpu.driver)}" if gpu.driver else "no driver"]
+        rows.append(("GPU", ", ".join([*versions, *gpu.devices])))
     return rows
 
 

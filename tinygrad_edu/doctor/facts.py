@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, runtime
+from .. import __version__, machine, runtime
 from . import gemm
 from .gpu import Gpu, examine_gpu
 
@@ -63,15 +63,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the doctor looks at. Every field can be made up, so the judgement is tested without a machine."""
+    """All that the doctor looks at. Each can be made up, so that the judgement can be tested."""
 
     version: str = __version__
     python: str = ""
     system: str = ""
     windows: bool = False
     packages: dict[str, str | None] = field(default_factory=dict)
-    cpu: runtime.CpuInfo = runtime.CpuInfo("", "", frozenset())
-    cores: runtime.Cores = runtime.Cores(1, 1)
+    cpu: machine.CpuInfo = field(default_factory=lambda: machine.CpuInfo("", "", frozenset()))
+    cores: machine.Cores = field(default_factory=lambda: machine.Cores(1, 1))
     load: float | None = None
     memory: Memory = Memory()
     environment: dict[str, str] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Facts:
     numpy_was_loaded_first: bool = False
     blas: Blas | None = None
     numba: NumbaState = NumbaState()
-    gpu: Gpu = Gpu("no-cupy")
+    gpu: Gpu = field(default_factory=lambda: Gpu("no-cupy"))
     rates: gemm.Rates | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def gather(*, measure: bool = True) -> Facts:
         system=f"{platform.system()} {platform.release()} ({platform.machine()})",
         windows=sys.platform == "win32",
         packages={name: _installed(name) for name in (*REQUIRED, *OPTIONAL)},
-        cpu=runtime.cpu_info(),
-        cores=runtime.cores(),
+        cpu=machine.cpu_info(),
+        cores=machine.cores(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         memory=memory(),
         environment={k: v for k, v in runtime.original_environment().items() if _matters(k)},
@@ -167,14 +167,13 @@ def _numba() -> NumbaState:
     try:
         import numpy as np
 
-        @numba.njit(parallel=True)
         def double(x: Any) -> Any:
             y = np.empty_like(x)
             for i in numba.prange(x.size):
                 y[i] = 2 * x[i]
             return y
 
-        double(np.ones(64, dtype=np.float32))
+        numba.njit(parallel=True)(double)(np.ones(64, dtype=np.float32))
         return NumbaState(layer=str(numba.threading_layer()), threads=int(numba.get_num_threads()))
     except Exception as error:
         return NumbaState(error=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")

@@ -175,7 +175,7 @@ def check_rate(facts: Facts) -> Iterator[Finding]:
     if rates is None:
         return
     share = rates.here / rates.expected
-    text = f"{rates.here:.0f} GFLOP/s in float32, {share:.0%} of the best seen on this machine ({rates.expected:.0f})"
+    text = f"{rates.here:.0f} GFLOP/s in float32, {share:.0%} of the best seen here ({rates.expected:.0f})"
     if share >= SLOW_BELOW:
         yield Finding("ok", "matrix products", text)
     else:
@@ -185,7 +185,7 @@ def check_rate(facts: Facts) -> Iterator[Finding]:
         gain = rates.here / rates.one_thread
         if gain < 0.6 * threads:
             busy = f" (load average {facts.load:.1f})" if facts.load is not None else ""
-            text = f"{threads} threads are only {gain:.1f} times as fast as one: the cores are shared or busy{busy}"
+            text = f"{threads} threads are only {gain:.1f} times as fast as one: the cores are busy{busy}"
             yield Finding("note", "matrix products", text)
 
 
@@ -242,7 +242,9 @@ def _no_device(facts: Facts) -> Finding:
     if package and package != wanted:
         fix = f"python -m pip uninstall -y {package} && python -m pip install '{wanted}[ctk]'"
         return Finding("wrong", "GPU", f"{text}. The driver ({gpu.hardware}) is too old for {package}", fix)
-    text += f". There is one, though ({gpu.hardware}): in a container, start it with --gpus all; else update the driver"
+    text += (
+        f". There is one, though ({gpu.hardware}): start a container with --gpus all, or update the driver"
+    )
     return Finding("wrong", "GPU", text)
 
 

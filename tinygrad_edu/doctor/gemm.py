@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import runtime
+from .. import machine
 
 SIZE = 1536  # 7 GFLOP: 16 ms at 450 GFLOP/s, and large enough that the rate no longer grows with the size
 _BUDGET = 0.5  # seconds of repetitions
@@ -92,7 +92,7 @@ def measure(size: int = SIZE, budget: float = _BUDGET) -> Rates:
         one = rate(size, budget)
     fresh = {}
     if blas.get("internal_api") == "openblas":
-        for core_type in ["automatic", *_candidates(runtime.cpu_info())]:
+        for core_type in ["automatic", *_candidates(machine.cpu_info())]:
             found = rate_in_fresh_process(None if core_type == "automatic" else core_type, size, budget)
             if found is not None:
                 fresh[core_type] = found
@@ -100,7 +100,7 @@ def measure(size: int = SIZE, budget: float = _BUDGET) -> Rates:
     return Rates(max(first, rate(size, budget)), one, fresh)
 
 
-def _candidates(cpu: runtime.CpuInfo) -> list[str]:
+def _candidates(cpu: machine.CpuInfo) -> list[str]:
     if cpu.has_avx512:
         return ["SkylakeX"]
     return ["Haswell"] if cpu.has_avx2 else []

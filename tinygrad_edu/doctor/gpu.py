@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ class Gpu:
     cupy : str or None
         CuPy's version.
     runtime, driver : int or None
-        CUDA versions as CUDA counts them (13000 is 13.0): the libraries', and the newest that the driver takes.
+        CUDA versions as CUDA counts them (13000 is 13.0): of the libraries, and the newest for the driver.
     hardware : str or None
         NVIDIA's driver and GPU as ``nvidia-smi`` tells them, with or without CuPy.
     hidden : str or None
@@ -67,8 +68,8 @@ def examine_gpu() -> Gpu:
     except Exception as error:
         return Gpu("cupy-does-not-import", _first_line(error), **common)
     common["cupy"] = str(cupy.__version__)
-    common["driver"] = _number(lambda: cupy.cuda.runtime.driverGetVersion())
-    common["runtime"] = _number(lambda: cupy.cuda.runtime.runtimeGetVersion())
+    common["driver"] = _number(cupy.cuda.runtime.driverGetVersion)
+    common["runtime"] = _number(cupy.cuda.runtime.runtimeGetVersion)
     try:
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:
@@ -121,7 +122,7 @@ def _nvidia_smi() -> str | None:
     return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
 
 
-def _number(ask: Any) -> int | None:
+def _number(ask: Callable[[], Any]) -> int | None:
     try:
         return int(ask())
     except Exception:  # without a driver CUDA raises an error of its own for each question
