@@ -1,0 +1,54 @@
+"""What the CPU kernels share: how they are compiled, and an exponential that the compiler can vectorise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+# Sums may be reordered and contracted, which is what makes them vectorise; NaN and infinity keep their meaning
+# (no "nnan", "ninf"), because masks and the detection of broken training depend on them.
+_FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+
+parallel = numba.njit(parallel=True, fastmath=_FASTMATH, cache=True, nogil=True, error_model="numpy")
+inline = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", inline="always")
+
+_LOG2E = np.float32(1.4426950408889634)
+_LN2_HIGH = np.float32(0.693359375)  # few bits, so that n * _LN2_HIGH is exact
+_LN2_LOW = np.float32(-2.12194440e-4)
+_ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
+_LOWEST, _HIGHEST, _INF = np.float32(-87.3), np.float32(88.7), np.float32(np.inf)
+
+
+@inline
+def exp32(x):  # type: ignore[no-untyped-def]
+    """e^x in float32 to about 1 ulp, without a call, so that a loop over it becomes vector code.
+
+    x = n ln 2 + r with \\|r\\| <= ln 2 / 2; e^r by the polynomial of Cephes' expf (Moshier), 2^n by its exponent bits.
+    """
+    clamped = x if x > _LOWEST else _LOWEST
+    clamped = clamped if clamped < _HIGHEST else _HIGHEST
+    n = np.float32(math.floor(clamped * _LOG2E + _HALF))
+    r = x - n * _LN2_HIGH - n * _LN2_LOW
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    y = p * r * r + r + _ONE
+    y = y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    y = y if not x < _LOWEST else _ZERO  # also e^-inf = 0; a NaN stays NaN
+    return y if not x > _HIGHEST else _INF
+
+
+def rows_of(x: Any) -> Any:
+    """`x` as a contiguous matrix of its last axis, a view where it can be."""
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+
+
+def flat(x: Any) -> Any:
+    """`x` as a contiguous vector, a view where it can be."""
+    return np.ascontiguousarray(x).reshape(-1)

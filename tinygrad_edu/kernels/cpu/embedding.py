@@ -1,0 +1,45 @@
+"""The embedding's gradient: rows of one id summed together, so that no two threads write one row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from ...backend import kernel
+from .common import parallel, rows_of
+
+
+@parallel
+def _gather(weight, ids, y):  # type: ignore[no-untyped-def]
+    for n in prange(ids.size):
+        y[n] = weight[ids[n]]
+
+
+@parallel
+def _scatter(dy, order, starts, ids, dweight):  # type: ignore[no-untyped-def]
+    for s in prange(starts.size - 1):
+        row = ids[order[starts[s]]]
+        for place in range(starts[s], starts[s + 1]):
+            n = order[place]
+            for c in range(dy.shape[1]):
+                dweight[row, c] += dy[n, c]
+
+
+@kernel("embedding", device="cpu")
+def embedding(weight: Any, ids: Any) -> Any:
+    y = np.empty((ids.size, weight.shape[1]), dtype=weight.dtype)
+    _gather(weight, np.ascontiguousarray(ids, dtype=np.int64).reshape(-1), y)
+    return y.reshape(*ids.shape, weight.shape[1])
+
+
+@kernel("embedding_backward", device="cpu")
+def embedding_backward(dy: Any, ids: Any, dweight: Any) -> Any:
+    ids = np.ascontiguousarray(ids, dtype=np.int64).reshape(-1)
+    order = np.argsort(ids, kind="stable")  # equal ids side by side, in reading order: the sum is deterministic
+    ordered = ids[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True]))) if ids.size else ids[:0]
+    if ids.size:
+        _scatter(rows_of(dy), order, starts, ids, dweight)
+    return dweight

@@ -1,0 +1,73 @@
+"""AdamW over the flat buffer in one pass, and the gradient norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from ...backend import kernel
+from .common import flat, parallel
+
+_CHUNK = 16384
+
+
+@parallel
+def _adam(data, grad, m, v, keep, l2, beta1, beta2, step_size, root_scale, eps):  # type: ignore[no-untyped-def]
+    one = np.float32(1)
+    for chunk in prange((data.size + _CHUNK - 1) // _CHUNK):
+        for i in range(chunk * _CHUNK, min(data.size, (chunk + 1) * _CHUNK)):
+            g = grad[i] + l2 * data[i]
+            m[i] = beta1 * m[i] + (one - beta1) * g
+            v[i] = beta2 * v[i] + (one - beta2) * g * g
+            data[i] = keep * data[i] - step_size * m[i] / (np.sqrt(v[i]) * root_scale + eps)
+
+
+@parallel
+def _squared_sum(x, sums):  # type: ignore[no-untyped-def]
+    for chunk in prange(sums.size):
+        total = np.float32(0)
+        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
+            total += x[i] * x[i]
+        sums[chunk] = total
+
+
+@kernel("adam_update", device="cpu")
+def adam_update(
+    data: Any,
+    grad: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    f = np.float32
+    _adam(
+        data,
+        grad,
+        exp_avg,
+        exp_avg_sq,
+        f(1 - lr * weight_decay if decoupled else 1),
+        f(0 if decoupled else weight_decay),
+        f(beta1),
+        f(beta2),
+        f(lr / (1 - beta1**step)),
+        f(1 / math.sqrt(1 - beta2**step)),
+        f(eps),
+    )
+
+
+@kernel("squared_sum", device="cpu")
+def squared_sum(x: Any) -> Any:
+    """Sums of 16,384 squares in float32, and these in float64: a sum over 60 million elements keeps its digits."""
+    x = flat(x)
+    sums = np.empty(-(-x.size // _CHUNK), dtype=np.float64)
+    _squared_sum(x, sums)
+    return sums.sum()
