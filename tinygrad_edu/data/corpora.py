@@ -7,6 +7,7 @@ fall into the same split, so that what is held out was never trained on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -115,7 +116,8 @@ class Corpus:
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{len(part):,} {split}" for split, part in self.splits.items())
-        return f"<Corpus {self.name}: {shares}; {self.documents.n_bytes:,} bytes, sha256 {self.content_hash[:12]}>"
+        size = self.documents.n_bytes
+        return f"<Corpus {self.name}: {shares}; {size:,} bytes, sha256 {self.content_hash[:12]}>"
 
 
 def take(source: Source, rows: NDArray[np.int64]) -> Iterator[tuple[str, str | None]]:
@@ -145,15 +147,16 @@ def _draw(n: int, size: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
 
 
-def _scan(source: Source, wanted: NDArray[np.int64] | None) -> tuple[
-    NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], hashlib._Hash
-]:
+def _scan(
+    source: Source, wanted: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], hashlib._Hash]:
     """Read the wanted records once: row, hash, size in bytes and given split of each that is not empty."""
     rows, hashes, sizes, given = array("q"), array("Q"), array("q"), bytearray()
     total = hashlib.sha256()
-    numbers: Iterable[int] | None = None if wanted is None else wanted.tolist()
-    records = enumerate(source) if numbers is None else zip(numbers, take(source, wanted), strict=True)
-    for row, (text, split) in records:
+    numbered: Iterable[tuple[int, tuple[str, str | None]]] = enumerate(source)
+    if wanted is not None:
+        numbered = zip(wanted.tolist(), take(source, wanted), strict=True)
+    for row, (text, split) in numbered:
         if not text.strip():
             continue
         raw = text.encode()
@@ -183,11 +186,13 @@ def assign_splits(hashes: NDArray[np.uint64], given: NDArray[np.uint8], name: st
     pool = (given == _FREE) | (given == _TRAIN)
     labels[given == _FREE] = _TRAIN
     distinct = np.unique(hashes[pool])
+    if not len(distinct):
+        raise DataError(f"{name}: no documents for training, only held-out ones")
     if len(distinct) <= len(missing):
+        held_out = " and ".join(SPLITS[code] for code in reversed(missing))
         raise DataError(
-            f"{name}: {len(distinct)} different document{'s' * (len(distinct) != 1)}; wanted at least "
-            f"{len(missing) + 1}, so that train and {' and '.join(SPLITS[code] for code in reversed(missing))} "
-            "each get one" if missing else f"{name}: no documents for training, only held-out ones"
+            f"{name}: {len(distinct)} different documents; wanted at least {len(missing) + 1}, so that train "
+            f"and {held_out} each get one"
         )
     share = max(1, round(HELD_OUT_SHARE * len(distinct)))
     for number, code in enumerate(missing):
@@ -204,13 +209,24 @@ def _local_path(dataset: str) -> Path | None:
     DataError
         When it looks like a path and nothing is there.
     """
-    path = Path(dataset).expanduser()
-    if path.exists():
-        return path
-    looks_local = dataset.startswith((".", "/", "~", "\\")) or path.is_absolute() or dataset.lower().endswith(SUFFIXES)
+    try:
+        path = Path(dataset).expanduser()
+        if path.exists():
+            return path
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # a name too long, a folder closed to us, an unknown ~user
+        raise DataError(f"{dataset[:200]}: cannot be looked at: {error}") from error
+    looks_local = (
+        dataset.startswith((".", "/", "~", "\\")) or path.is_absolute() or dataset.lower().endswith(SUFFIXES)
+    )
     if not looks_local:
         return None
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings: list[str] = []
+    with contextlib.suppress(OSError):
+        siblings = [entry.name for entry in path.parent.iterdir()]
     raise DataError(f"{dataset}: no such file or folder.{did_you_mean(path.name, siblings)}")
 
 
@@ -218,7 +234,9 @@ def _make_source(dataset: str, text_column: str | None) -> Source:
     """Find out what `dataset` names and open it."""
     if dataset == "python-docs":
         if text_column not in (None, "text"):
-            raise ConfigError(f"text_column: python-docs is plain text and has no column {text_column!r}; leave it out")
+            raise ConfigError(
+                f"text_column: python-docs is plain text and has no column {text_column!r}; leave it out"
+            )
         return [(text, split_of(name)) for name, text in python_docs()]
     path = _local_path(dataset)
     if path is not None:
@@ -270,7 +288,9 @@ def load_corpus(
         When the text cannot be found or read: names the file and line, column or hub data set.
     """
     if use_subset and (isinstance(subset_size, bool) or not isinstance(subset_size, int) or subset_size < 1):
-        raise ConfigError(f"subset_size: {subset_size!r} with use_subset=True; wanted an integer of at least 1")
+        raise ConfigError(
+            f"subset_size: {subset_size!r} with use_subset=True; wanted an integer of at least 1"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed: {seed!r}; wanted an integer of at least 0")
     if not str(dataset).strip():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import secrets
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from tinygrad_edu.errors import DataError
+
+STALE_SECONDS = 24 * 60 * 60
 
 
 def default_cache_dir() -> Path:
@@ -49,7 +53,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only once it is complete and on disk.
 
     The bytes go to a temporary file in the same folder, are flushed, and are renamed onto `path` when the
-    block ends. When the block raises, the temporary file is removed and `path` is as it was.
+    block ends. When the block raises, the temporary file is removed and `path` is as it was. What a killed
+    process left behind is removed by the next one to write `path`, a day later.
 
     Raises
     ------
@@ -57,19 +62,25 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         When the file cannot be written (full disk, no permission, ...), naming `path`.
     """
     make_folder(path.parent)
+    _remove_stale(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         if isinstance(error, OSError):
             raise DataError(f"cannot write {path}: {error.strerror or error}") from error
         raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files of `path` that are too old to belong to a process still writing."""
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # gone already, or someone else's
+            if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                file.unlink()

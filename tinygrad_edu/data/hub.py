@@ -33,9 +33,11 @@ def hub_answers(seconds: float = PROBE_SECONDS) -> bool:
 
     if constants.HF_HUB_OFFLINE:
         return False
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    if not constants.ENDPOINT.startswith(("https://", "http://")):
+        return False
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310 - looked at just above
     try:
-        with urllib.request.urlopen(request, timeout=seconds):
+        with urllib.request.urlopen(request, timeout=seconds):  # noqa: S310
             return True
     except urllib.error.HTTPError:
         return True  # it answered, whatever it said
@@ -80,10 +82,13 @@ def load_hub_dataset(name: str) -> Any:
         except Exception as error:  # the client raises a dozen types of four libraries
             if not online:
                 raise DataError(
-                    f"hub data set {name!r}: the hub cannot be reached, and there is no copy in its cache; {BUILT_IN}"
+                    f"hub data set {name!r}: the hub cannot be reached, and there is no copy in its cache; "
+                    f"{BUILT_IN}"
                 ) from error
             reason = " ".join(str(error).split())[:500]
-            raise DataError(f"hub data set {name!r}: {reason} ({type(error).__name__}); {BUILT_IN}") from error
+            raise DataError(
+                f"hub data set {name!r}: {reason} ({type(error).__name__}); {BUILT_IN}"
+            ) from error
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -98,8 +103,9 @@ def load_saved_dataset(path: Path) -> Any:
     try:
         return datasets.load_from_disk(str(path))
     except Exception as error:  # Arrow, JSON, key and file errors, all meaning the same
+        reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{path}: cannot be read as a saved data set: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            f"{path}: cannot be read as a saved data set: {type(error).__name__}: {reason}"
         ) from error
 
 
@@ -122,14 +128,20 @@ class ArrowSource:
         if isinstance(dataset, Mapping):
             named = [(split_name(str(key)), part) for key, part in dataset.items()]
             # A lone "train", as most data sets have, is not a division: its documents are split here.
-            parts = [(name, part) for name, part in named if name] if len(named) > 1 else [(None, part) for _, part in named]
+            parts = (
+                [(name, part) for name, part in named if name]
+                if len(named) > 1
+                else [(None, part) for _, part in named]
+            )
             parts = parts or [(None, part) for _, part in named]
         else:
             parts = [(None, dataset)]
         self.where = where
         self.parts = []
         for name, part in parts:
-            strings = [key for key, kind in part.features.items() if getattr(kind, "dtype", None) in _TEXT_DTYPES]
+            strings = [
+                key for key, kind in part.features.items() if getattr(kind, "dtype", None) in _TEXT_DTYPES
+            ]
             column = pick_column(part.column_names, strings, text_column, where)
             self.parts.append((name, part.select_columns([column]), column))
 
@@ -149,7 +161,9 @@ class ArrowSource:
                 try:
                     texts = part[some.tolist()][column]
                 except Exception as error:  # a damaged Arrow file shows only when its pages are touched
-                    raise DataError(f"{self.where}: rows {some[0]} to {some[-1]} cannot be read: {error}") from error
+                    raise DataError(
+                        f"{self.where}: rows {some[0]} to {some[-1]} cannot be read: {error}"
+                    ) from error
                 for row, text in zip(some, texts, strict=True):
                     yield check_text(text, f"{self.where}, row {row}, column {column!r}"), split
             start += len(part)

@@ -30,7 +30,7 @@ SUFFIXES = TEXT_SUFFIXES + TABLE_SUFFIXES
 
 
 def document_size(total_bytes: int) -> int:
-    """Return the length at which plain text is cut: 8,192 characters, down to 256 to make a hundred pieces."""
+    """Return the length at which plain text is cut: 8,192 characters, or a hundredth of a small corpus."""
     return max(256, min(TEXT_DOCUMENT_CHARS, total_bytes // 100))
 
 
@@ -59,9 +59,9 @@ def check_text(text: object, where: str) -> str:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line without its end) of a UTF-8 file, at most one line in memory.
+    r"""Yield (line number, line without its end) of a UTF-8 file, at most one line in memory.
 
-    A byte-order mark is dropped. Line ends are ``\\n`` or ``\\r\\n``.
+    A byte-order mark is dropped. Line ends are ``\n`` or ``\r\n``.
     """
     offset = 0
     with open(path, "rb") as file:
@@ -71,19 +71,22 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             where = f"{path}, line {number}"
             if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
                 raise DataError(
-                    f"{where}: longer than {MAX_LINE_BYTES:,} bytes; break the text into lines, or store it as parquet"
+                    f"{where}: longer than {MAX_LINE_BYTES:,} bytes; break the text into lines, "
+                    "or store it as parquet"
                 )
+            utf16 = "; it looks like UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
             if (nul := raw.find(b"\0")) >= 0:
-                raise DataError(f"{where}: NUL byte at offset {offset + nul} of the file; this is not UTF-8 text")
+                raise DataError(
+                    f"{where}: NUL byte at offset {offset + nul} of the file; not UTF-8 text{utf16}"
+                )
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 # utf-8-sig counts from behind the mark
                 start = error.start + (3 if number == 1 and raw.startswith(b"\xef\xbb\xbf") else 0)
-                hint = "; it looks like UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
                 raise DataError(
                     f"{where}: byte 0x{raw[start]:02x} at offset {offset + start} of the file is not UTF-8 "
-                    f"({error.reason}); save the file as UTF-8{hint}"
+                    f"({error.reason}); save the file as UTF-8{utf16}"
                 ) from error
             offset += len(raw)
             yield number, line.removesuffix("\n").removesuffix("\r")
@@ -120,7 +123,8 @@ def pick_column(columns: Iterable[str], text_columns: Iterable[str], wanted: str
     if wanted is not None:
         if wanted not in every:
             raise DataError(
-                f"{where}: no column {wanted!r}; it has {', '.join(map(repr, every))}." + did_you_mean(wanted, every)
+                f"{where}: no column {wanted!r}; it has {', '.join(map(repr, every))}."
+                + did_you_mean(wanted, every)
             )
         if wanted not in strings:
             raise DataError(f"{where}: column {wanted!r} does not hold text; text is in {strings}")
@@ -129,7 +133,11 @@ def pick_column(columns: Iterable[str], text_columns: Iterable[str], wanted: str
         return "text"
     if len(strings) == 1:
         return strings[0]
-    found = "no column holds text" if not strings else f"several columns hold text ({', '.join(map(repr, strings))})"
+    found = (
+        "no column holds text"
+        if not strings
+        else f"several columns hold text ({', '.join(map(repr, strings))})"
+    )
     raise DataError(f"{where}: {found}; say which one with text_column=...")
 
 
@@ -147,13 +155,19 @@ def read_jsonl(path: Path, text_column: str | None) -> Iterator[str]:
         except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, 10,000 brackets
             raise DataError(f"{where}: broken JSON: {error}") from error
         if not isinstance(record, dict):
-            raise DataError(f"{where}: {type(record).__name__} {line[:40]!r}, wanted an object like {{\"text\": ...}}")
+            raise DataError(
+                f'{where}: {type(record).__name__} {line[:40]!r}, wanted an object like {{"text": ...}}'
+            )
         if column is None:
-            strings = [key for key, value in record.items() if isinstance(value, str)]
-            # A column asked for is taken by name; its type is checked on every line below.
-            column = pick_column(record, record if text_column else strings, text_column, where)
+            # A column known by name is taken whatever it holds here; `check_text` looks at every line.
+            strings = [
+                key for key, value in record.items() if isinstance(value, str) or key in (text_column, "text")
+            ]
+            column = pick_column(record, strings, text_column, where)
         if column not in record:
-            raise DataError(f"{where}: no column {column!r}; it has {list(record)}." + did_you_mean(column, record))
+            raise DataError(
+                f"{where}: no column {column!r}; it has {list(record)}." + did_you_mean(column, record)
+            )
         yield check_text(record[column], f"{where}, column {column!r}")
 
 
@@ -182,7 +196,9 @@ def read_csv(path: Path, text_column: str | None) -> Iterator[str]:
                 raise DataError(f"{path}, line {start}: columns named twice: {twice}")
             index = header.index(pick_column(header, header, text_column, f"{path}, line {start}"))
         elif len(row) != len(header):
-            raise DataError(f"{path}, line {start}: {len(row)} fields, wanted {len(header)} ({', '.join(header)})")
+            raise DataError(
+                f"{path}, line {start}: {len(row)} fields, wanted {len(header)} ({', '.join(header)})"
+            )
         else:
             yield check_text(row[index], f"{path}, line {start}, column {header[index]!r}")
 
@@ -225,17 +241,20 @@ def list_files(path: Path) -> list[Path]:
     """
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
-            raise DataError(f"{path}: cannot read {path.suffix or 'a file without suffix'!r}; wanted {', '.join(SUFFIXES)}")
+            found = f"a {path.suffix!r} file" if path.suffix else "a file without suffix"
+            raise DataError(f"{path}: cannot read {found}; wanted {', '.join(SUFFIXES)}")
         return [path]
-    found = []
+    files = []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES)
+        files += [
+            Path(folder, name)
+            for name in names
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES)
         ]
-    if not found:
+    if not files:
         raise DataError(f"no examples in {path}: it holds no {', '.join(SUFFIXES)} file")
-    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
 _SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
@@ -275,7 +294,9 @@ class FileSource:
         plain = sum(size for file, (size, _) in self.stamps.items() if file.suffix.lower() in TEXT_SUFFIXES)
         self.document_size = document_size(plain)
         if text_column not in (None, "text") and all(f.suffix.lower() in TEXT_SUFFIXES for f in self.files):
-            raise DataError(f"{path}: plain text has no columns, so text_column={text_column!r} cannot be found in it")
+            raise DataError(
+                f"{path}: plain text has no columns, so text_column={text_column!r} cannot be found in it"
+            )
 
     @staticmethod
     def _stamp(file: Path) -> tuple[int, int]:
