@@ -37,7 +37,7 @@ def ngram_bits_per_byte(
     test_docs: Iterable[str],
     orders: Sequence[int] = (3, 4, 5, 6),
     *,
-    max_train_chars: int = 50_000_000,
+    max_train_chars: int = 20_000_000,
 ) -> dict[int, float]:
     """Return, for each order, the bits per UTF-8 byte that `test_docs` cost a model of `train_docs`.
 
@@ -48,7 +48,7 @@ def ngram_bits_per_byte(
     orders : sequence of int
         Lengths of the n-grams, 1 to 32: order `n` predicts a character from the `n - 1` before it.
     max_train_chars : int
-        Counting takes about 50 bytes of memory for each character. Of a longer training text only the
+        Counting takes about 90 bytes of memory for each character. Of a longer training text only the
         first documents, up to this many characters, are counted, with a warning.
 
     Returns
@@ -120,9 +120,7 @@ def _bits(train: list[str], test: list[str], order: int) -> dict[int, float]:
     at = np.concatenate([at_a, at_b + len(row_a)])
     n_train, symbol_bits = len(at_a), len(alphabet).bit_length()
     symbol = row[at]
-    history = np.zeros(
-        len(at), np.int64
-    )  # a number for the history of each position; equal iff the histories are
+    history = np.zeros(len(at), np.int64)  # a number for what precedes each position, one for equal histories
     history_bits = 0
     probability = np.full(len(at_b), 1 / ALPHABET_SIZE)
     totals = {}
