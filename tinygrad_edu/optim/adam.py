@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..backend import Array, namespace, op
 from ..errors import ConfigError
@@ -26,12 +27,14 @@ def adam_update(
 ) -> None:
     r"""One step of Adam (Kingma & Ba, 2015) or AdamW (Loshchilov & Hutter, 2019), in place.
 
-    .. math:: m \leftarrow \beta_1 m + (1 - \beta_1)\,g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2)\,g^2, \qquad
-              \theta \leftarrow \theta - \eta\,\frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+    .. math:: m \leftarrow \beta_1 m + (1 - \beta_1)\,g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2)\,g^2,
+
+    .. math:: \theta \leftarrow \theta - \eta\,\frac{m/(1 - \beta_1^t)}{\sqrt{v/(1 - \beta_2^t)} + \epsilon}
 
     The averages start at zero and are too small at first; the divisions by :math:`1 - \beta^t` undo that.
     Weight decay is added to the gradient (Adam), where the division by the root of v weakens it for weights
-    with large gradients, or taken from the weight itself (AdamW): :math:`\theta \leftarrow (1 - \eta\lambda)\theta`.
+    with large gradients, or taken from the weight itself (AdamW):
+    :math:`\theta \leftarrow (1 - \eta\lambda)\theta`.
 
     Parameters
     ----------
@@ -63,7 +66,6 @@ class Adam(Optimizer):
     weight_decay : added to the gradient as its multiple of the weight, for parameters that decay
     """
 
-    state_names = ("exp_avg", "exp_avg_sq")
     _decoupled = False
 
     def __init__(
@@ -74,14 +76,21 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        name = type(self).__name__
-        if len(betas) != 2:
+        super().__init__(parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        self.hyperparameters["betas"] = [float(beta) for beta in betas]  # plain data, as JSON gives it back
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check(settings)
+        name, betas = type(self).__name__, settings["betas"]
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
             raise ConfigError(f"{name}: betas must be two numbers, got {betas!r}")
         _check_number(name, "betas[0]", betas[0], 0, 1)
         _check_number(name, "betas[1]", betas[1], 0, 1)
-        _check_number(name, "eps", eps, 0)
-        _check_number(name, "weight_decay", weight_decay, 0)
-        super().__init__(parameters, lr, betas=list(betas), eps=eps, weight_decay=weight_decay)
+        _check_number(name, "eps", settings["eps"], 0)
+        _check_number(name, "weight_decay", settings["weight_decay"], 0)
+
+    def _state_names(self, _settings: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
 
     def _apply(self, run: Run) -> None:
         h = self.hyperparameters

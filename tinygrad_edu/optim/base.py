@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import Array, device_of, to_device, to_host, zeros_like
+from ..backend import Array, device_of, namespace, to_device, to_host, zeros_like
 from ..errors import CheckpointError, ConfigError, format_shape
 from ..layers.base import Layer, Parameter
 
@@ -50,34 +50,58 @@ class Optimizer:
         For a hyperparameter out of range, or when there is nothing to optimize.
     """
 
-    state_names: tuple[str, ...] = ()
-
-    def __init__(self, parameters: Layer | Iterable[tuple[str, Parameter]], lr: float, **hyperparameters: Any):
-        _check_number(type(self).__name__, "lr", lr, 0)
+    def __init__(
+        self, parameters: Layer | Iterable[tuple[str, Parameter]], lr: float, **hyperparameters: Any
+    ):
+        self._check({"lr": lr, **hyperparameters})
         self._layer = parameters if isinstance(parameters, Layer) else None
         self._named = dict(parameters.named_parameters() if isinstance(parameters, Layer) else parameters)
         if not self._named:
             raise ConfigError(f"{type(self).__name__}: there are no parameters to optimize")
-        self.lr = lr
+        self.lr = float(lr)  # a NumPy scalar would turn float32 arithmetic into float64
         self.hyperparameters: dict[str, Any] = hyperparameters
         self._runs: list[Run] = []
-        self._data: list[Array] = []  # the arrays the runs were made of; a model that moved has others
+        self._arrays: list[Array] = []  # what the runs are views of; a model that moved has others
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        """Raise ConfigError unless every setting, lr among them, is in range."""
+        _check_number(type(self).__name__, "lr", settings["lr"], 0)
+
+    def _state_names(self, _settings: dict[str, Any]) -> tuple[str, ...]:
+        """Names of the arrays that an optimizer with these settings keeps for each parameter."""
+        return ()
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the arrays kept for each parameter."""
+        return self._state_names(self.hyperparameters)
 
     # -- runs -----------------------------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
-        """The parameters as runs, made anew when the model was moved, cast or laid flat since."""
-        current = [parameter.data for parameter in self._named.values()]
-        if len(current) != len(self._data) or any(a is not b for a, b in zip(current, self._data, strict=True)):
+        """The parameters as runs, made anew when an array of the model or of its gradients was replaced."""
+        current = self._current_arrays()
+        if len(current) != len(self._arrays) or any(
+            a is not b for a, b in zip(current, self._arrays, strict=True)
+        ):
             kept = self._state_by_name() if self._runs else {}
             steps = {name: run.steps for run in self._runs for name in run.names}
-            self._runs, self._data = self._make_runs(), current
+            self._runs = self._make_runs()
             self._restore(kept, steps)
+            self._arrays = self._current_arrays()
         return self._runs
+
+    def _current_arrays(self) -> list[Array]:
+        return [array for parameter in self._named.values() for array in (parameter.data, parameter.grad)]
 
     def _make_runs(self) -> list[Run]:
         flat = None if self._layer is None else self._layer.__dict__.get("flat")
         if flat is None or not flat.holds(self._layer):
+            for parameter in self._named.values():  # of any other layout, reshape(-1) would be a copy
+                if not parameter.data.flags.c_contiguous:
+                    parameter.data = namespace(parameter.data).ascontiguousarray(parameter.data)
+                if not parameter.grad.flags.c_contiguous:
+                    parameter.grad = namespace(parameter.grad).ascontiguousarray(parameter.grad)
             return [
                 Run([name], p.data.reshape(-1), p.grad.reshape(-1), {name: slice(0, p.size)}, p.decay)
                 for name, p in self._named.items()
@@ -93,10 +117,18 @@ class Optimizer:
 
     def _split(self, run: Run) -> list[Run]:
         """A run for each parameter of `run`, when only some of them take a step."""
+        if len(run.names) == 1:
+            return [run]
         parts = []
         for name in run.names:
             place = run.places[name]
-            part = Run([name], run.data[place], run.grad[place], {name: slice(0, place.stop - place.start)}, run.decay)
+            part = Run(
+                [name],
+                run.data[place],
+                run.grad[place],
+                {name: slice(0, place.stop - place.start)},
+                run.decay,
+            )
             part.state = {key: values[place] for key, values in run.state.items()}
             part.steps = run.steps
             parts.append(part)
@@ -111,27 +143,41 @@ class Optimizer:
         ----------
         learning_rate : for this step and those after it, where a schedule gives one
         only : the parameters to update; all of them if None
+
+        Raises
+        ------
+        ConfigError
+            If the rate is out of range, or a parameter in `only` is none of this optimizer's.
         """
         if learning_rate is not None:
             _check_number(type(self).__name__, "learning_rate", learning_rate, 0)
-            self.lr = learning_rate
+        chosen = set(self._named) if only is None else self._names_of(only)
+        if learning_rate is not None:
+            self.lr = float(learning_rate)
+        if not chosen:  # a layer without parameters
+            return
         runs = self.runs()
-        if only is not None:
-            wanted = {id(parameter) for parameter in only}
-            chosen = {name for name, parameter in self._named.items() if id(parameter) in wanted}
-            if chosen != set(self._named):
-                self._runs = runs = [
-                    part for run in runs for part in (self._split(run) if len(run.names) > 1 else [run])
-                ]
-                runs = [run for run in runs if run.names[0] in chosen]
+        if len(chosen) < len(self._named):
+            self._runs = [part for run in runs for part in self._split(run)]
+            runs = [run for run in self._runs if run.names[0] in chosen]
         for run in runs:
             if not run.state:
                 run.state = {name: zeros_like(run.data) for name in self.state_names}
             run.steps += 1
             self._apply(run)
 
+    def _names_of(self, parameters: Iterable[Parameter]) -> set[str]:
+        names = {id(parameter): name for name, parameter in self._named.items()}
+        wanted = [id(parameter) for parameter in parameters]
+        if any(key not in names for key in wanted):
+            raise ConfigError(
+                f"{type(self).__name__}: step got a parameter that is not among those it was made for; "
+                "make the optimizer after the model is complete"
+            )
+        return {names[key] for key in wanted}
+
     def _apply(self, run: Run) -> None:
-        raise AssertionError(f"{type(self).__name__} must define _apply")
+        raise NotImplementedError(f"{type(self).__name__} must define _apply")
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -144,18 +190,21 @@ class Optimizer:
         return arrays
 
     def _restore(self, arrays: dict[str, Any], steps: dict[str, int]) -> None:
+        """Fill the runs, whatever they held, from a state by name."""
+        if len({steps.get(name, 0) for name in self._named}) > 1:  # parameters were stepped apart
+            self._runs = [part for run in self._runs for part in self._split(run)]
         for run in self._runs:
-            run.steps = max((steps.get(name, 0) for name in run.names), default=0)
+            run.state, run.steps = {}, steps.get(run.names[0], 0)
+            if not run.steps:
+                continue
             for key in self.state_names:
-                if not any(f"{name}.{key}" in arrays for name in run.names):
-                    continue
-                values = run.state.setdefault(key, zeros_like(run.data))
+                run.state[key] = values = zeros_like(run.data)
                 for name in run.names:
                     host = to_host(arrays[f"{name}.{key}"]).reshape(-1).astype(values.dtype, copy=False)
                     values[run.places[name]] = to_device(host, device_of(values))
 
     def state_dict(self) -> dict[str, Any]:
-        """``{"step", "steps", "hyperparameters", "arrays"}``: all plain data but ``arrays``, which are by name."""
+        """``{"step", "steps", "hyperparameters", "arrays"}``; all plain data but ``arrays``."""
         runs = self.runs()
         return {
             "step": max(run.steps for run in runs),
@@ -172,29 +221,44 @@ class Optimizer:
         CheckpointError
             Listing all that does not fit; nothing is changed then.
         """
-        arrays, steps = state.get("arrays", {}), state.get("steps", {})
-        wrong = [f"unexpected parameter: {name}" for name in steps if name not in self._named]
-        started = {name for name in self._named if steps.get(name)}
-        wanted = {f"{name}.{key}": self._named[name].shape for name in started for key in self.state_names}
+        wrong = self._mistakes(state)
+        if wrong:
+            raise CheckpointError(f"the state does not fit {type(self).__name__}:\n  " + "\n  ".join(wrong))
+        hyperparameters = dict(state["hyperparameters"])
+        self.lr = float(hyperparameters.pop("lr", self.lr))
+        self.hyperparameters.update(hyperparameters)
+        self.runs()
+        self._restore(state["arrays"], state["steps"])
+
+    def _mistakes(self, state: dict[str, Any]) -> list[str]:
+        """All that is wrong with a state that is to be loaded."""
+        absent = [f"missing: {key}" for key in ("hyperparameters", "steps", "arrays") if key not in state]
+        if absent:
+            return absent
+        arrays, steps = state["arrays"], state["steps"]
+        wrong = [f"missing parameter: {name}" for name in self._named if name not in steps]
+        wrong += [f"unexpected parameter: {name}" for name in steps if name not in self._named]
+        wrong += [
+            f"steps of {name} must be an integer >= 0, got {count!r}"
+            for name, count in steps.items()
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0
+        ]
+        own = {"lr": self.lr, **self.hyperparameters}
+        settings = {**own, **state["hyperparameters"]}
+        wrong += [f"unexpected hyperparameter: {key}" for key in settings if key not in own]
+        try:
+            self._check(settings)
+        except ConfigError as error:
+            wrong.append(str(error))
+        keys = self._state_names(settings)
+        wanted = {f"{n}.{key}": p.shape for n, p in self._named.items() if steps.get(n) for key in keys}
         for name, shape in wanted.items():
             if name not in arrays:
                 wrong.append(f"missing: {name}")
             elif tuple(arrays[name].shape) != shape:
                 found = format_shape(tuple(arrays[name].shape))
                 wrong.append(f"misshapen: {name} expected {format_shape(shape)}, got {found}")
-        known = {"lr", *self.hyperparameters}
-        wrong += [f"unexpected hyperparameter: {key}" for key in state.get("hyperparameters", {}) if key not in known]
-        if wrong:
-            raise CheckpointError(f"the state does not fit {type(self).__name__}:\n  " + "\n  ".join(wrong))
-        hyperparameters = dict(state["hyperparameters"])
-        self.lr = hyperparameters.pop("lr")
-        self.hyperparameters.update(hyperparameters)
-        self.runs()
-        if len({steps.get(name, 0) for name in self._named}) > 1:  # parameters were stepped apart
-            self._runs = [part for run in self._runs for part in self._split(run)]
-        for run in self._runs:
-            run.state = {}
-        self._restore(arrays, steps)
+        return wrong
 
     def __repr__(self) -> str:
         settings = {"lr": self.lr, **self.hyperparameters}

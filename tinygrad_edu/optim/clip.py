@@ -27,7 +27,7 @@ def _gradients(parameters: Layer | Iterable[Parameter]) -> list[Array]:
 
 
 def first_nonfinite(layer: Layer) -> str | None:
-    """The name of the first parameter, in backward order (last first), whose gradient is not finite; or None."""
+    """Name of the first parameter, in backward order (last first), whose gradient is not finite; or None."""
     for name, parameter in reversed(list(layer.named_parameters())):
         if not bool(namespace(parameter.grad).isfinite(parameter.grad).all()):
             return name
@@ -60,7 +60,9 @@ def clip_grad_norm_(
     if not math.isfinite(norm):
         if error_if_nonfinite:
             where = first_nonfinite(parameters) if isinstance(parameters, Layer) else None
-            raise NonFiniteError(f"the gradient norm is {norm}" + (f"; first at parameter {where!r}" if where else ""))
+            raise NonFiniteError(
+                f"the gradient norm is {norm}" + (f"; first at parameter {where!r}" if where else "")
+            )
         return norm
     if norm > max_norm:
         for gradient in gradients:

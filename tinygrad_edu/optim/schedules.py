@@ -10,7 +10,9 @@ from ..errors import ConfigError, did_you_mean
 Schedule = Callable[[int], float]
 
 
-def _check(name: str, lr: float, warmup_steps: int = 0, total_steps: int | None = None, min_lr: float = 0.0) -> None:
+def _check(
+    name: str, lr: float, warmup_steps: int = 0, total_steps: int | None = None, min_lr: float = 0.0
+) -> None:
     if not 0 <= lr < math.inf:
         raise ConfigError(f"{name}: lr must be a finite number >= 0, got {lr!r}")
     if not 0 <= min_lr <= lr:
@@ -18,7 +20,9 @@ def _check(name: str, lr: float, warmup_steps: int = 0, total_steps: int | None 
     if warmup_steps < 0:
         raise ConfigError(f"{name}: warmup_steps must be >= 0, got {warmup_steps!r}")
     if total_steps is not None and total_steps < max(1, warmup_steps):
-        raise ConfigError(f"{name}: total_steps must be >= 1 and >= warmup_steps {warmup_steps}, got {total_steps!r}")
+        raise ConfigError(
+            f"{name}: total_steps must be >= 1 and >= warmup_steps {warmup_steps}, got {total_steps!r}"
+        )
 
 
 def _warmup(step: int, warmup_steps: int) -> float:
@@ -79,7 +83,13 @@ SCHEDULES = ("constant", "linear", "cosine", "noam")
 
 
 def make_schedule(
-    name: str, *, lr: float, total_steps: int, warmup_steps: int = 0, min_lr: float = 0.0, d_model: int | None = None
+    name: str,
+    *,
+    lr: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    min_lr: float = 0.0,
+    d_model: int | None = None,
 ) -> Schedule:
     """The schedule of that name. ``"noam"`` is scaled so that its peak, at `warmup_steps`, is `lr`.
 
@@ -97,4 +107,6 @@ def make_schedule(
     if name == "noam":
         width, warmup = d_model or 1, max(1, warmup_steps)
         return noam(width, warmup, factor=lr * (width * warmup) ** 0.5)
-    raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.{did_you_mean(name, SCHEDULES)}")
+    raise ConfigError(
+        f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.{did_you_mean(name, SCHEDULES)}"
+    )

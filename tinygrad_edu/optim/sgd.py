@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..backend import Array, op
 from ..errors import ConfigError
@@ -12,7 +13,13 @@ from .base import Optimizer, Run, _check_number
 
 @op
 def sgd_update(
-    data: Array, grad: Array, velocity: Array | None, lr: float, momentum: float, nesterov: bool, weight_decay: float
+    data: Array,
+    grad: Array,
+    velocity: Array | None,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
 ) -> None:
     r"""One step of SGD, in place, as torch.optim.SGD does it (Sutskever et al., 2013, for momentum).
 
@@ -53,14 +60,21 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ):
-        _check_number("SGD", "momentum", momentum, 0, 1)
-        _check_number("SGD", "weight_decay", weight_decay, 0)
-        if nesterov and not momentum:
-            raise ConfigError("SGD: nesterov needs momentum > 0, got momentum 0")
         super().__init__(parameters, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
-        self.state_names = ("momentum_buffer",) if momentum else ()
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        super()._check(settings)
+        _check_number("SGD", "momentum", settings["momentum"], 0, 1)
+        _check_number("SGD", "weight_decay", settings["weight_decay"], 0)
+        if settings["nesterov"] and not settings["momentum"]:
+            raise ConfigError("SGD: nesterov needs momentum > 0, got momentum 0")
+
+    def _state_names(self, settings: dict[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if settings["momentum"] else ()
 
     def _apply(self, run: Run) -> None:
         h = self.hyperparameters
         decay = h["weight_decay"] if run.decay else 0.0
-        sgd_update(run.data, run.grad, run.state.get("momentum_buffer"), self.lr, h["momentum"], h["nesterov"], decay)
+        sgd_update(
+            run.data, run.grad, run.state.get("momentum_buffer"), self.lr, h["momentum"], h["nesterov"], decay
+        )
