@@ -269,6 +269,18 @@ def test_folders_without_text(tmp_path):
         load_corpus(tmp_path)
 
 
+@pytest.mark.skipif("not hasattr(__import__('os'), 'mkfifo')")
+def test_pipes_and_dangling_links_in_a_folder(tmp_path):
+    import os
+
+    write_table(tmp_path / "rows.jsonl")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert len(load_corpus(tmp_path).documents) == 20
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"link\.jsonl: cannot be read: No such file"):
+        load_corpus(tmp_path)
+
+
 def test_plain_text_has_no_columns(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="plain text has no columns, so text_column='body' cannot be found"):

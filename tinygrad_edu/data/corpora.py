@@ -226,7 +226,7 @@ def _local_path(dataset: str) -> Path | None:
         return None
     siblings: list[str] = []
     with contextlib.suppress(OSError):
-        siblings = [entry.name for entry in path.parent.iterdir()]
+        siblings = [entry.name for entry in path.parent.iterdir() if entry.name != path.name]
     raise DataError(f"{dataset}: no such file or folder.{did_you_mean(path.name, siblings)}")
 
 

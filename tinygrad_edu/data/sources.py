@@ -252,6 +252,8 @@ def list_files(path: Path) -> list[Path]:
             for name in names
             if not name.startswith(".") and name.lower().endswith(SUFFIXES)
         ]
+    # A pipe or a device would be waited for; a link that leads nowhere stays, and is named when it is opened.
+    files = [file for file in files if file.is_file() or not file.exists()]
     if not files:
         raise DataError(f"no examples in {path}: it holds no {', '.join(SUFFIXES)} file")
     return sorted(files, key=lambda file: file.relative_to(path).as_posix())
