@@ -155,6 +155,7 @@ def test_differences() -> None:
             "data:\n  text_column: body",
             r"data.text_column: python-docs has no columns; leave text_column out",
         ),
+        ("tokenizer:\n  type: bep", r"line 2: tokenizer.type: 'bep' is neither bpe, nor gpt2, nor a file"),
         ("training:\n  min_learning_rate: 1.0", r"min_learning_rate: 1.0 is above learning_rate 0.001"),
         ("training:\n  warmup_steps: 9\n  max_steps: 5", r"warmup_steps: 9 is more than max_steps 5"),
     ],

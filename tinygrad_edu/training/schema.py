@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -81,7 +82,9 @@ class TrainingSection(Section):
     schedule: Literal["constant", "linear", "cosine", "noam"] = Field(
         default="cosine", description="course of the learning rate"
     )
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise to the peak")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="steps of linear rise to the peak; a twentieth of all if not given"
+    )
     num_epochs: int | None = Field(
         default=None, ge=1, description="passes over the training text; 1 if max_steps is not given either"
     )
@@ -112,6 +115,8 @@ class TrainingSection(Section):
     )
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="of initial weights, shuffles and dropout")
     device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="where to train")
+    sample_prompt: str = Field(default="Return ", description="what generated samples begin with")
+    sample_tokens: int = Field(default=100, ge=1, description="length of generated samples, at most")
     output_dir: str = Field(default="runs", min_length=1, description="where run folders go")
 
 
@@ -122,6 +127,11 @@ Rule = tuple[tuple[str, ...], Callable[[Any], str | None]]
 def _rule(paths: Sequence[str], holds: Callable[[Any], bool], message: str) -> Rule:
     """A rule whose message may use the fields, as in ``{model.d_model}``."""
     return tuple(paths), lambda c: None if holds(c) else message.format(**vars(c))
+
+
+def _known_tokenizer(name: str) -> bool:
+    """A misspelt name must not become a search on the hub."""
+    return name in ("bpe", "gpt2") or "/" in name or Path(name).expanduser().exists()
 
 
 class RunConfig(Section):
@@ -159,13 +169,21 @@ class RunConfig(Section):
             "python-docs has no columns; leave text_column out",
         ),
         _rule(
+            ("tokenizer.type",),
+            lambda c: _known_tokenizer(c.tokenizer.type),
+            "{tokenizer.type!r} is neither bpe, nor gpt2, nor a file or folder, nor a hub name with a '/'",
+        ),
+        _rule(
             ("training.min_learning_rate", "training.learning_rate"),
             lambda c: c.training.min_learning_rate <= c.training.learning_rate,
             "{training.min_learning_rate} is above learning_rate {training.learning_rate}",
         ),
         _rule(
             ("training.warmup_steps", "training.max_steps"),
-            lambda c: c.training.max_steps is None or c.training.warmup_steps <= c.training.max_steps,
+            lambda c: (
+                None in (c.training.max_steps, c.training.warmup_steps)
+                or c.training.warmup_steps <= c.training.max_steps
+            ),
             "{training.warmup_steps} is more than max_steps {training.max_steps}",
         ),
     )
