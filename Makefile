@@ -61,6 +61,7 @@ gpu-test: $(TEST)
 
 $(VENV):
 	@if [ -z "$(PYTHON)" ]; then echo "error: no Python 3.11 or later found (tried: $(CANDIDATES)). Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; fi
+	@"$(PYTHON)" -c "" 2>/dev/null || { echo "error: PYTHON=$(PYTHON) cannot be run. Name a Python 3.11 or later." >&2; exit 1; }
 	@"$(PYTHON)" -c "$(IS_NEW_ENOUGH)" || { echo "error: Python 3.11 or later is needed, but PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1)." >&2; exit 1; }
 	@"$(PYTHON)" -m venv --clear .venv || { echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: sudo apt install python3-venv" >&2; rm -rf .venv; exit 1; }
 	@touch $@
