@@ -227,6 +227,13 @@ def to_device(x: Array, device: str) -> Array:
     return host if device == "cpu" else module.asarray(host)
 
 
+def same_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays of one type are views of the very same elements in the same order."""
+    attribute = "__array_interface__" if device_of(a) == "cpu" else "__cuda_array_interface__"
+    pointers = [getattr(x, attribute, {}).get("data") for x in (a, b)]
+    return pointers[0] is not None and pointers[0] == pointers[1] and a.shape == b.shape and a.strides == b.strides
+
+
 def synchronize() -> None:
     """Wait until the GPU has done all that was asked of it; nothing to wait for on the CPU."""
     if "cuda" in _modules and hasattr(_modules["cuda"], "cuda"):

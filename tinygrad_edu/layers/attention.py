@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..backend import Array, Generator, default_generator, is_inference, namespace, op, random_uniform
+from ..backend import Array, Generator, default_generator, is_inference, namespace, op, random_uniform, same_memory
 from ..errors import BackwardError, ConfigError, DtypeError, ShapeError, format_shape
 from .base import Layer, Parameter, check_positive, check_probability
 from .linear import Linear, linear, linear_backward
@@ -300,6 +300,14 @@ def _merge_heads(y: Array) -> Array:
 
 
 def _stack_heads(*parts: Array) -> Array:
-    """n arrays (B, H, T, hd) -> (B, T, n, H, hd), the layout of the packed projection."""
-    xp = namespace(*parts)
-    return xp.stack([part.transpose(0, 2, 1, 3) for part in parts], axis=2)
+    """n arrays (B, H, T, hd) -> (B, T, n, H, hd), the layout of the packed projection.
+
+    Nothing is copied where a kernel laid them side by side in such an array already.
+    """
+    batch, heads, time, dim = parts[0].shape
+    whole = parts[0].base
+    if whole is not None and whole.shape == (batch, time, len(parts), heads, dim):
+        sides = whole.transpose(2, 0, 3, 1, 4)
+        if all(same_memory(part, side) for part, side in zip(parts, sides, strict=True)):
+            return whole
+    return namespace(*parts).stack([part.transpose(0, 2, 1, 3) for part in parts], axis=2)

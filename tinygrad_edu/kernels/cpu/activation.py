@@ -10,7 +10,9 @@ from numba import prange
 from ...backend import kernel
 from .common import exp32, flat, inline, parallel
 
-_CHUNK = 4096  # elements a task works on: enough to be worth a task, few enough to share evenly
+# Elements a task works on: enough to be worth a task, few enough to share evenly. Each task slices its part, because
+# a loop from 0 to a slice's end provably never wraps a negative index, and only then becomes vector code.
+_CHUNK = 4096
 _SQRT_HALF = np.float32(0.7071067811865476)
 _INV_SQRT_2PI = np.float32(0.3989422804014327)
 _TWICE_SQRT_2_OVER_PI = np.float32(2 * 0.7978845608028654)
@@ -45,49 +47,61 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
 @parallel
 def _gelu(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            cdf, _ = _normal(x[i])
-            y[i] = x[i] * cdf
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        xs, ys = x[part], y[part]
+        for i in range(xs.size):
+            cdf, _ = _normal(xs[i])
+            ys[i] = xs[i] * cdf
 
 
 @parallel
 def _gelu_backward(dy, x, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            cdf, bell = _normal(x[i])
-            dx[i] = dy[i] * (cdf + x[i] * bell * _INV_SQRT_2PI)
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        dys, xs, dxs = dy[part], x[part], dx[part]
+        for i in range(xs.size):
+            cdf, bell = _normal(xs[i])
+            dxs[i] = dys[i] * (cdf + xs[i] * bell * _INV_SQRT_2PI)
 
 
 @parallel
 def _gelu_tanh(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        xs, ys = x[part], y[part]
+        for i in range(xs.size):
             # (1 + tanh u)/2 = sigmoid(2u)
-            y[i] = x[i] * _sigmoid(_TWICE_SQRT_2_OVER_PI * (x[i] + _CUBIC * x[i] * x[i] * x[i]))
+            ys[i] = xs[i] * _sigmoid(_TWICE_SQRT_2_OVER_PI * (xs[i] + _CUBIC * xs[i] * xs[i] * xs[i]))
 
 
 @parallel
 def _gelu_tanh_backward(dy, x, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            s = _sigmoid(_TWICE_SQRT_2_OVER_PI * (x[i] + _CUBIC * x[i] * x[i] * x[i]))
-            slope = _TWICE_SQRT_2_OVER_PI * (_ONE + np.float32(3) * _CUBIC * x[i] * x[i])
-            dx[i] = dy[i] * (s + x[i] * s * (_ONE - s) * slope)
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        dys, xs, dxs = dy[part], x[part], dx[part]
+        for i in range(xs.size):
+            s = _sigmoid(_TWICE_SQRT_2_OVER_PI * (xs[i] + _CUBIC * xs[i] * xs[i] * xs[i]))
+            slope = _TWICE_SQRT_2_OVER_PI * (_ONE + np.float32(3) * _CUBIC * xs[i] * xs[i])
+            dxs[i] = dys[i] * (s + xs[i] * s * (_ONE - s) * slope)
 
 
 @parallel
 def _silu(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            y[i] = x[i] * _sigmoid(x[i])
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        xs, ys = x[part], y[part]
+        for i in range(xs.size):
+            ys[i] = xs[i] * _sigmoid(xs[i])
 
 
 @parallel
 def _silu_backward(dy, x, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            s = _sigmoid(x[i])
-            dx[i] = dy[i] * s * (_ONE + x[i] * (_ONE - s))
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        dys, xs, dxs = dy[part], x[part], dx[part]
+        for i in range(xs.size):
+            s = _sigmoid(xs[i])
+            dxs[i] = dys[i] * s * (_ONE + xs[i] * (_ONE - s))
 
 
 def _forward(name: str, loop: Any) -> None:

@@ -14,7 +14,7 @@ from numba import get_num_threads, prange
 
 from ...backend import kernel
 from .blas import NO_TRANSPOSE, ROW_MAJOR, TRANSPOSE, available, one_thread, sgemm_in_loop
-from .common import exp32, inline, parallel
+from .common import exp32, inline, largest, parallel
 from .dropout import uniform
 
 _BLOCK = 128  # queries at a time
@@ -59,21 +59,17 @@ def _forward(q, k, v, mask, masked, causal, scale, dropout, seed, y, lse, scratc
                     if masked:
                         for s in range(limit):
                             row[s] = row[s] if mask[b, h, first + t, s] else -_INF
-                    top = -_INF
-                    for s in range(limit):
-                        top = max(top, row[s])
+                    top = largest(row[:limit])
                     if top == -_INF:
                         lse[b, h, first + t] = _INF
-                        for s in range(seen):
-                            row[s] = _ZERO
+                        row[:seen] = _ZERO
                         continue
                     total = _ZERO
                     for s in range(limit):
                         e = exp32(row[s] - top)
                         row[s] = e
                         total += e
-                    for s in range(limit, seen):
-                        row[s] = _ZERO
+                    row[limit:seen] = _ZERO
                     lse[b, h, first + t] = top + np.float32(math.log(total))
                     total = _ONE / total
                     for s in range(limit):
@@ -143,9 +139,8 @@ def _backward(  # type: ignore[no-untyped-def]
                             e = exp32(p[s] - log_total)
                             dp[s] = e * (dp[s] - delta) * scale
                             p[s] = e
-                    for s in range(limit, seen):
-                        p[s] = _ZERO
-                        dp[s] = _ZERO
+                    p[limit:seen] = _ZERO
+                    dp[limit:seen] = _ZERO
                 _product(
                     TRANSPOSE, NO_TRANSPOSE, seen, dim, rows, _ONE, probs.ctypes.data, keys,
                     dy_rows, dy.strides[2] // 4, _ONE, _address(dv, b, h, 0), dv.strides[2] // 4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numba
@@ -18,7 +17,7 @@ inline = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", inline=
 _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)  # few bits, so that n * _LN2_HIGH is exact
 _LN2_LOW = np.float32(-2.12194440e-4)
-_ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
+_ONE, _ZERO = np.float32(1), np.float32(0)
 _LOWEST, _HIGHEST, _INF = np.float32(-87.3), np.float32(88.7), np.float32(np.inf)
 
 
@@ -28,9 +27,7 @@ def exp32(x):  # type: ignore[no-untyped-def]
 
     x = n ln 2 + r with \\|r\\| <= ln 2 / 2; e^r by the polynomial of Cephes' expf (Moshier), 2^n by its exponent bits.
     """
-    clamped = x if x > _LOWEST else _LOWEST
-    clamped = clamped if clamped < _HIGHEST else _HIGHEST
-    n = np.float32(math.floor(clamped * _LOG2E + _HALF))
+    n = np.rint(min(max(x, _LOWEST), _HIGHEST) * _LOG2E)
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     p = np.float32(1.9875691500e-4)
     p = p * r + np.float32(1.3981999507e-3)
@@ -42,6 +39,19 @@ def exp32(x):  # type: ignore[no-untyped-def]
     y = y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
     y = y if not x < _LOWEST else _ZERO  # also e^-inf = 0; a NaN stays NaN
     return y if not x > _HIGHEST else _INF
+
+
+@numba.njit(fastmath=_FASTMATH | {"nnan"}, cache=True, error_model="numpy")
+def largest(row):  # type: ignore[no-untyped-def]
+    """The largest element; -inf of none.
+
+    Only a maximum that may ignore NaN becomes vector code. Where a row has one, what is returned does not matter:
+    the sum of exponentials that follows is NaN by the element itself.
+    """
+    top = -_INF
+    for i in range(row.size):
+        top = max(top, row[i])
+    return top
 
 
 def rows_of(x: Any) -> Any:

@@ -30,16 +30,20 @@ def uniform(seed, index):  # type: ignore[no-untyped-def]
 @parallel
 def _random_uniform(seed, out):  # type: ignore[no-untyped-def]
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(out.size, (chunk + 1) * _CHUNK)):
-            out[i] = uniform(seed, i)
+        start = chunk * _CHUNK
+        part = out[start : start + _CHUNK]
+        for i in range(part.size):
+            part[i] = uniform(seed, start + i)
 
 
 @parallel
 def _dropout(x, p, seed, y):  # type: ignore[no-untyped-def]
     scale = np.float32(1) / (np.float32(1) - p)
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            y[i] = x[i] * (scale if uniform(seed, i) >= p else np.float32(0))
+        start = chunk * _CHUNK
+        xs, ys = x[start : start + _CHUNK], y[start : start + _CHUNK]
+        for i in range(xs.size):
+            ys[i] = xs[i] * (scale if uniform(seed, start + i) >= p else np.float32(0))
 
 
 @kernel("random_uniform", device="cpu")

@@ -10,16 +10,14 @@ from numba import prange
 
 from ...backend import kernel
 from .blas import accumulate_product
-from .common import exp32, inline, parallel, rows_of
+from .common import exp32, inline, largest, parallel, rows_of
 
 _CHUNK_BYTES = 64 * 2**20
 
 
 @inline
 def _log_sum_exp(z):  # type: ignore[no-untyped-def]
-    top = z[0]
-    for c in range(z.size):
-        top = max(top, z[c])
+    top = largest(z)
     total = np.float32(0)
     for c in range(z.size):
         total += exp32(z[c] - top)
@@ -46,7 +44,6 @@ def _row_loss(z, target, lse, weight, smoothing):  # type: ignore[no-untyped-def
 
 @inline
 def _row_gradient(z, target, lse, dloss, weight, smoothing, dz):  # type: ignore[no-untyped-def]
-    """dz may be z itself."""
     a = np.float32(1) - smoothing
     b = smoothing / np.float32(z.size)
     if weight.size:
@@ -99,7 +96,10 @@ def _both_in_place(logits, bias, targets, dlosses, ignore_index, smoothing, loss
                     z[c] += bias[c]
             lse = _log_sum_exp(z)
             losses[n] = _row_loss(z, targets[n], lse, no_weight, smoothing)
-            _row_gradient(z, targets[n], lse, dlosses[n], no_weight, smoothing, z)
+            factor, shift = dlosses[n], dlosses[n] * smoothing / np.float32(z.size)
+            for c in range(z.size):
+                z[c] = factor * exp32(z[c] - lse) - shift
+            z[targets[n]] -= dlosses[n] * (np.float32(1) - smoothing)
 
 
 @parallel
@@ -113,9 +113,7 @@ def _score(logits, bias, targets, ignore_index, smoothing, losses, predicted):  
         losses[n] = np.float32(0)
         if targets[n] != ignore_index:
             losses[n] = _row_loss(z, targets[n], _log_sum_exp(z), no_weight, smoothing)
-        top = np.float32(-np.inf)
-        for c in range(z.size):
-            top = max(top, z[c])
+        top = largest(z)
         best = 0
         while best < z.size - 1 and z[best] != top:  # the first of equals, as argmax has it
             best += 1

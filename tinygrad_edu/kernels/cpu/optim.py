@@ -18,19 +18,22 @@ _CHUNK = 16384
 def _adam(data, grad, m, v, keep, l2, beta1, beta2, step_size, root_scale, eps):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     for chunk in prange((data.size + _CHUNK - 1) // _CHUNK):
-        for i in range(chunk * _CHUNK, min(data.size, (chunk + 1) * _CHUNK)):
-            g = grad[i] + l2 * data[i]
-            m[i] = beta1 * m[i] + (one - beta1) * g
-            v[i] = beta2 * v[i] + (one - beta2) * g * g
-            data[i] = keep * data[i] - step_size * m[i] / (np.sqrt(v[i]) * root_scale + eps)
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        w, g, first, second = data[part], grad[part], m[part], v[part]
+        for i in range(w.size):
+            slope = g[i] + l2 * w[i]
+            first[i] = beta1 * first[i] + (one - beta1) * slope
+            second[i] = beta2 * second[i] + (one - beta2) * slope * slope
+            w[i] = keep * w[i] - step_size * first[i] / (np.sqrt(second[i]) * root_scale + eps)
 
 
 @parallel
 def _squared_sum(x, sums):  # type: ignore[no-untyped-def]
     for chunk in prange(sums.size):
         total = np.float32(0)
-        for i in range(chunk * _CHUNK, min(x.size, (chunk + 1) * _CHUNK)):
-            total += x[i] * x[i]
+        part = x[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+        for i in range(part.size):
+            total += part[i] * part[i]
         sums[chunk] = total
 
 
