@@ -58,7 +58,18 @@ class Parameter:
         return int(self.data.size)
 
     def accumulate(self, gradient: Array) -> None:
-        """Add `gradient`: a parameter that is used twice has the sum of both gradients."""
+        """Add `gradient`: a parameter that is used twice has the sum of both gradients.
+
+        Raises
+        ------
+        ShapeError
+            If it has not the parameter's shape: a smaller one would be spread over it in silence.
+        """
+        if gradient.shape != self.data.shape:
+            raise ShapeError(
+                f"accumulate: expected a gradient {format_shape(self.shape)}, the parameter's shape, "
+                f"got {format_shape(tuple(gradient.shape))}"
+            )
         grad = self.grad
         grad += gradient
 
