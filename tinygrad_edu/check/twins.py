@@ -1,0 +1,180 @@
+"""Torch twins for the table of cases. Each function imports torch when it is called, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Twin = Any  # what `check.layer(..., torch=)` takes
+
+
+def module(name: str, *args: Any, **kwargs: Any) -> Callable[[], Twin]:
+    """``torch.nn.<name>(...)``, called with the same inputs."""
+
+    def build() -> Twin:
+        import torch
+
+        return getattr(torch.nn, name)(*args, **kwargs)
+
+    return build
+
+
+def function(name: str, **kwargs: Any) -> Callable[[], Twin]:
+    """``torch.nn.functional.<name>`` of the same inputs."""
+
+    def build() -> Twin:
+        import torch
+
+        return lambda *inputs: getattr(torch.nn.functional, name)(*inputs, **kwargs)
+
+    return build
+
+
+def children(**layers: tuple[Any, ...]) -> Any:
+    """A ``torch.nn.ModuleDict`` of layers, each given as (name, arguments ...)."""
+    import torch
+
+    return torch.nn.ModuleDict({key: getattr(torch.nn, name)(*args) for key, (name, *args) in layers.items()})
+
+
+def look(mask: Any, causal: bool, length: int, keys: int) -> Any:
+    """Where a query may look, as one boolean tensor broadcastable to (B, H, T, S); None if everywhere."""
+    import torch
+
+    if not causal:
+        return mask
+    lower = torch.ones(length, keys, dtype=torch.bool).tril(keys - length)
+    return lower if mask is None else lower & mask
+
+
+def rotate(x: Any, base: float = 10000.0) -> Any:
+    """Rotary positions of (..., T, hd) by complex numbers: the pair (a, b) is a + ib, and is multiplied by e^(i theta)."""
+    import torch
+
+    length, half = x.shape[-2], x.shape[-1] // 2
+    angles = torch.arange(length, dtype=x.dtype)[:, None] * base ** (-torch.arange(half, dtype=x.dtype) / half)
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+def rotary() -> Twin:
+    """Rotary positions."""
+    return rotate
+
+
+def sinusoidal() -> Twin:
+    """x plus sines and cosines, as the paper writes them, element by element."""
+    import math
+
+    import torch
+
+    def call(x: Any, start: int = 0) -> Any:
+        length, dim = x.shape[1:]
+        table = [
+            [(math.cos if i % 2 else math.sin)(t / 10000 ** (2 * (i // 2) / dim)) for i in range(dim)]
+            for t in range(start, start + length)
+        ]
+        return x + torch.tensor(table, dtype=x.dtype)
+
+    return call
+
+
+def learned_positions(max_len: int, dim: int) -> Callable[[], Twin]:
+    """x plus the first rows of a table."""
+    return lambda: (module("Embedding", max_len, dim)(), lambda m, x, start=0: x + m.weight[start : start + x.shape[1]])
+
+
+def attention(dim: int, heads: int, bias: bool = True) -> Callable[[], Twin]:
+    """torch.nn.MultiheadAttention, whose mask is True where a query may *not* look, one for each head."""
+
+    def call(m: Any, query: Any, memory: Any = None, mask: Any = None, causal: bool = False) -> Any:
+        memory = query if memory is None else memory
+        (batch, length, _), keys = query.shape, memory.shape[1]
+        seen = look(mask, causal, length, keys)
+        hidden = None if seen is None else ~seen.expand(batch, heads, length, keys).reshape(-1, length, keys)
+        return m(query, memory, memory, attn_mask=hidden, need_weights=False)[0]
+
+    return lambda: (module("MultiheadAttention", dim, heads, bias=bias, batch_first=True)(), call)
+
+
+def rotary_attention(dim: int, heads: int) -> Callable[[], Twin]:
+    """Multi-head attention on turned queries and keys; the parameters are those of torch.nn.MultiheadAttention."""
+
+    def call(m: Any, x: Any, causal: bool = False) -> Any:
+        from torch.nn import functional as F
+
+        batch, length, _ = x.shape
+        packed = F.linear(x, m.in_proj_weight, m.in_proj_bias)
+        q, k, v = packed.reshape(batch, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=causal)
+        return m.out_proj(y.transpose(1, 2).reshape(batch, length, dim))
+
+    return lambda: (module("MultiheadAttention", dim, heads, batch_first=True)(), call)
+
+
+def block(dim: int, heads: int, hidden: int, pre: bool, bias: bool = True, activation: str = "gelu") -> Callable[[], Twin]:
+    """torch.nn.TransformerEncoderLayer."""
+
+    def call(m: Any, x: Any, mask: Any = None, causal: bool = False) -> Any:
+        (batch, length, _) = x.shape
+        seen = look(mask, causal, length, length)
+        hidden_from = None if seen is None else ~seen.expand(batch, heads, length, length).reshape(-1, length, length)
+        return m(x, src_mask=hidden_from)
+
+    def build() -> Twin:
+        import torch
+
+        layer = torch.nn.TransformerEncoderLayer(
+            dim, heads, hidden, 0.0, getattr(torch.nn.functional, activation),
+            batch_first=True, norm_first=pre, bias=bias,
+        )  # fmt: skip
+        return layer, call
+
+    return build
+
+
+def feed_forward(dim: int, hidden: int, activation: str, bias: bool = True) -> Callable[[], Twin]:
+    """linear2(activation(linear1(x)))."""
+
+    def call(m: Any, x: Any) -> Any:
+        from torch.nn import functional as F
+
+        named = {"gelu_tanh": lambda z: F.gelu(z, approximate="tanh"), "tanh": F.tanh, "sigmoid": F.sigmoid}
+        act = named.get(activation) or getattr(F, activation)
+        return m["linear2"](act(m["linear1"](x)))
+
+    return lambda: (children(linear1=("Linear", dim, hidden, bias), linear2=("Linear", hidden, dim, bias)), call)
+
+
+def cross_entropy(**settings: Any) -> Callable[[], Twin]:
+    """torch's cross-entropy wants classes on the second axis, so rows are laid flat."""
+
+    def build() -> Twin:
+        import torch
+
+        given = dict(settings)
+        if "weight" in given:
+            given["weight"] = torch.tensor(given["weight"], dtype=torch.float64)
+
+        def call(logits: Any, targets: Any) -> Any:
+            loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), **given)
+            return loss.reshape(targets.shape) if given.get("reduction") == "none" else loss
+
+        return call
+
+    return build
+
+
+def squared_error(reduction: str = "mean", weight: Any = None) -> Callable[[], Twin]:
+    """torch.nn.functional.mse_loss, its weight spread to the whole shape."""
+
+    def build() -> Twin:
+        import torch
+
+        def call(prediction: Any, target: Any) -> Any:
+            full = None if weight is None else torch.tensor(weight, dtype=torch.float64).expand(prediction.shape)
+            return torch.nn.functional.mse_loss(prediction, target, reduction=reduction, weight=full)
+
+        return call
+
+    return build
