@@ -1,0 +1,150 @@
+"""Tables of the results for a terminal."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.workload import Workload
+
+
+def _seconds(value: float) -> str:
+    if value >= 1:
+        return f"{value:.3f} s"
+    return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.1f} us"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _range(low: float, high: float) -> str:
+    unit, factor = ("s", 1.0) if high >= 1 else ("ms", 1e3)
+    return f"{low * factor:.4g} to {high * factor:.4g} {unit}"
+
+
+def _mib(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.0f} MiB"
+
+
+def show_transformer(record: dict[str, Any], console: Console) -> None:
+    """Figures of each side, then the ratios."""
+    plan, summary = record["plan"], record["summary"]
+    w = Workload(**plan["workload"])
+    names = {
+        "ours": "tinygrad_edu",
+        "torch": "torch.compile" if plan["compile"] else "torch eager",
+        "textbook": "textbook ops",
+    }
+    table = Table(
+        title=f"Training step: V {w.vocab:,}, width {w.d_model}, {w.blocks} blocks, {w.heads} heads, "
+        f"ffn {w.ffn}, T {w.time}, batch {w.batch}, {w.dtype}, {w.device}",
+        title_justify="left",
+    )
+    table.add_column("")
+    for column in ("time/step", "of the runs", "tokens/s", "peak", "of GEMM"):
+        table.add_column(column, justify="right")
+    for name, side in summary["sides"].items():
+        table.add_row(
+            names[name],
+            _seconds(side["seconds"]),
+            _range(side["seconds_min"], side["seconds_max"]),
+            f"{side['tokens_per_second']:,.0f}",
+            _mib(side["peak_mib"]),
+            f"{side['gemm_share']:.0%}",
+        )
+    console.print(table)
+    for name, ratio in summary["ratios"].items():
+        speed, memory = ratio["speed"], ratio["memory"]
+        console.print(
+            f"tinygrad_edu is [bold]{speed['median']:.2f}[/] times as fast as "
+            f"{'its own textbook ops' if name == 'textbook' else names[name]} "
+            f"(median of {_count(len(speed['pairs']), 'pair')}, {speed['min']:.2f} to {speed['max']:.2f})"
+            + (f", with [bold]{memory['median']:.2f}[/] times its peak memory." if memory else ".")
+        )
+    worst = record["agreement"]["largest_relative_difference"]
+    console.print(
+        f"Same model on both sides: losses of {len(record['agreement']['ours']['losses'])} steps agree to "
+        f"{worst['losses']:.0e}, gradient norms to {worst['grad_norms']:.0e}. "
+        f"GEMM rate {summary['gemm_gflops']:,.0f} GFLOP/s; "
+        f"a step is {record['model_flops_per_step'] / 1e9:,.0f} GFLOP."
+    )
+    _warn_if_busy(record, console)
+
+
+def _warn_if_busy(record: dict[str, Any], console: Console) -> None:
+    at_start, cores = record["machine"]["load_at_start"], record["machine"]["logical_cores"]
+    if at_start is not None and at_start > 0.25 * (cores or 1):
+        console.print(
+            f"[yellow]The machine was busy (load {at_start:.1f} on {cores} cores when this began): "
+            "the times are not worth quoting, the ratios only with care.[/]"
+        )
+
+
+def show_generate(record: dict[str, Any], console: Console) -> None:
+    """Time with and without the cache."""
+    result = record["result"]
+    table = Table(title=f"Greedy generation of {record['tokens']} tokens", title_justify="left")
+    table.add_column("")
+    table.add_column("time", justify="right")
+    table.add_column("tokens/s", justify="right")
+    for name in ("with_cache", "without_cache"):
+        seconds = statistics.median(result[name])
+        table.add_row(name.replace("_", " "), _seconds(seconds), f"{record['tokens'] / seconds:,.0f}")
+    console.print(table)
+    ratio = record["summary"]["ratio"]
+    console.print(
+        f"The cache makes it [bold]{ratio['median']:.1f}[/] times as fast "
+        f"({ratio['min']:.1f} to {ratio['max']:.1f} over {_count(len(ratio['pairs']), 'prompt')}). Tokens "
+        + ("[red]DIFFER[/]" if result["differences"] else "equal one by one")
+        + f"; {min(result['distinct'])} or more different tokens in each text."
+    )
+    _warn_if_busy(record, console)
+
+
+def show_import(record: dict[str, Any], console: Console) -> None:
+    """Import times."""
+    table = Table(title="Import, in fresh processes", title_justify="left")
+    for column in ("", "median", "min", "max"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, seconds in record["seconds"].items():
+        row = (statistics.median(seconds), min(seconds), max(seconds))
+        table.add_row(f"import {name}", *map(_seconds, row))
+    console.print(table)
+    _warn_if_busy(record, console)
+
+
+def show_memory(record: dict[str, Any], console: Console) -> None:
+    """Whether memory is flat."""
+    found = record["summary"]
+    console.print(
+        f"Resident memory over {record['steps']:,} training steps: {found['first_mib']:,.1f} MiB at the "
+        f"beginning (after {record['skip']} steps), {found['last_mib']:,.1f} MiB at the end; growth "
+        f"{found['growth_mib']:+.2f} MiB, slope {found['kib_per_step']:+.3f} KiB a step: "
+        + (
+            "[green]flat[/]"
+            if found["flat"]
+            else f"[red]not flat[/] (allowed: {record['tolerance_mib']} MiB)"
+        )
+    )
+
+
+def show_ops(record: dict[str, Any], console: Console) -> None:
+    """Each kernel beside its op."""
+    table = Table(title="Kernels and the readable ops they stand in for", title_justify="left")
+    table.add_column("op", no_wrap=True)
+    for column in ("textbook", "kernel", "faster", "difference"):
+        table.add_column(column, justify="right")
+    for row in record["ops"]:
+        table.add_row(
+            row["op"],
+            _seconds(row["op_seconds"]),
+            _seconds(row["kernel_seconds"]),
+            f"{row['ratio']['median']:.2f} x",
+            f"{row['difference']:.0e}",
+        )
+    console.print(table)
+    _warn_if_busy(record, console)

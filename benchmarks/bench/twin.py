@@ -1,0 +1,219 @@
+"""The same model as a torch user would write it, in a process of its own, without tinygrad_edu.
+
+Scaled dot-product attention with ``is_causal``, fused AdamW, ``clip_grad_norm_``, cross-entropy of (B T, V)
+logits; names and layouts of weights are this library's, which are torch.nn's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from typing import Any
+
+from bench import worker
+from bench.workload import IGNORED, Workload
+
+try:
+    import torch
+    import torch.nn.functional as F  # noqa: N812  (torch's own custom)
+    from torch import Tensor, nn
+except ImportError as error:
+    raise SystemExit(f"torch is needed for the twin ({error}): pip install 'tinygrad_edu[test]'") from None
+
+
+class Attention(nn.Module):
+    def __init__(self, w: Workload):
+        super().__init__()
+        self.heads = w.heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * w.d_model, w.d_model))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * w.d_model))
+        self.out_proj = nn.Linear(w.d_model, w.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = qkv.view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out_proj(y.transpose(1, 2).reshape(batch, time, width))
+
+
+class Block(nn.Module):
+    def __init__(self, w: Workload):
+        super().__init__()
+        self.self_attn = Attention(w)
+        self.linear1, self.linear2 = nn.Linear(w.d_model, w.ffn), nn.Linear(w.ffn, w.d_model)
+        self.norm1, self.norm2 = nn.LayerNorm(w.d_model), nn.LayerNorm(w.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.norm1(x))
+        return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+
+
+class Twin(nn.Module):
+    def __init__(self, w: Workload):
+        super().__init__()
+        self.token_embedding = nn.Embedding(w.vocab, w.d_model)
+        self.position = nn.Embedding(w.time, w.d_model)
+        self.blocks = nn.ModuleList(Block(w) for _ in range(w.blocks))
+        self.norm = nn.LayerNorm(w.d_model)
+        self.head = None if w.tied else nn.Linear(w.d_model, w.vocab, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim >= 2:
+                last = name.endswith(("out_proj.weight", "linear2.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * w.blocks) if last else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        x = self.token_embedding(ids) + self.position.weight[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        weight = self.token_embedding.weight if self.head is None else self.head.weight
+        logits = F.linear(self.norm(x), weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1), ignore_index=IGNORED)
+
+
+class Trainer:
+    """A training step around the twin."""
+
+    def __init__(self, w: Workload, compiled: bool):
+        torch.manual_seed(w.seed)
+        self.w, self.device = w, torch.device(w.device)
+        self.module = Twin(w).to(self.device, getattr(torch, w.dtype))
+        self.model: Any = torch.compile(self.module) if compiled else self.module
+        self.make_optimizer()
+
+    def make_optimizer(self) -> None:
+        matrices = [p for p in self.module.parameters() if p.ndim >= 2]
+        others = [p for p in self.module.parameters() if p.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": self.w.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.w.learning_rate, fused=True)
+
+    def step(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Loss before the update and gradient norm before clipping, both still on the device."""
+        ids = torch.from_numpy(batch).to(self.device)
+        targets = torch.full_like(ids, IGNORED)
+        targets[:, :-1] = ids[:, 1:]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.model(ids, targets)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.w.clip_norm)
+        self.optimizer.step()
+        return loss.detach(), norm
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if it was used."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def choose_threads(trainer: Trainer, batches: Any, asked: int | None) -> dict[str, Any]:
+    """Give torch the threads with which it is fastest: its own default, or one for each usable core."""
+    default = torch.get_num_threads()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    candidates = [asked or default]
+    tried: dict[str, float] = {}
+    if asked is None and usable != default and trainer.device.type == "cpu":
+        candidates = [default, usable]
+        for threads in candidates:
+            torch.set_num_threads(threads)
+            trainer.step(batches[0])
+            start = time.perf_counter()
+            trainer.step(batches[0])
+            trainer.step(batches[1])
+            tried[str(threads)] = (time.perf_counter() - start) / 2
+        candidates.sort(key=lambda threads: tried[str(threads)])
+    torch.set_num_threads(candidates[0])
+    return {"threads": candidates[0], "default_threads": default, "seconds_by_threads": tried}
+
+
+def _gemm(w: Workload) -> float:
+    size = worker.gemm_size(w.device)
+    a = torch.ones(size, size, dtype=getattr(torch, w.dtype), device=w.device)
+    b, out = torch.ones_like(a), torch.empty_like(a)
+    return worker.gemm_rate(lambda: torch.mm(a, b, out=out), synchronize, size)
+
+
+def _memory(w: Workload) -> dict[str, float | None]:
+    if w.device == "cpu":
+        return {"peak_mib": worker.peak_mib()}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "peak_mib": torch.cuda.max_memory_reserved() / worker.MIB,
+        "peak_allocated_mib": torch.cuda.max_memory_allocated() / worker.MIB,
+        "device_used_mib": (total - free) / worker.MIB,
+        "host_peak_mib": worker.peak_mib(),
+    }
+
+
+def facts() -> dict[str, Any]:
+    """Version and settings of torch."""
+    return {
+        "versions": {"torch": torch.__version__},
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "mkl": torch.backends.mkl.is_available(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _check_device(w: Workload) -> None:
+    if w.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"--device cuda: torch {torch.__version__} finds no CUDA device")
+
+
+def steps(job: dict[str, Any]) -> dict[str, Any]:
+    """Time training steps."""
+    w = Workload(**job["workload"])
+    _check_device(w)
+    start_mib = worker.resident_mib()
+    trainer = Trainer(w, job["compile"])
+    batches = w.batches(8)
+    threads = choose_threads(trainer, batches, job["threads"])
+    losses: list[Any] = []
+
+    def step(index: int) -> None:
+        loss, _ = trainer.step(batches[index % len(batches)])
+        losses.append(loss.item() if w.device == "cpu" else loss)
+
+    timing = worker.time_steps(step, job["warmup"], job["steps"], job["block"], synchronize)
+    memory = _memory(w)
+    return {
+        **timing,
+        **memory,
+        "after_import_mib": start_mib,
+        "loss_first": float(losses[0]),
+        "loss_last": float(losses[-1]),
+        "parameters": sum(p.numel() for p in trainer.module.parameters()),
+        "threads": threads,
+        "gemm_gflops": _gemm(w),
+        "facts": facts(),
+    }
+
+
+def losses(job: dict[str, Any]) -> dict[str, Any]:
+    """A few steps from the weights that the other side saved."""
+    import numpy as np
+
+    w = Workload(**job["workload"])
+    _check_device(w)
+    trainer = Trainer(w, job["compile"])
+    with np.load(job["weights"], allow_pickle=False) as weights:
+        state = {name: torch.from_numpy(weights[name]) for name in weights.files}
+    trainer.module.load_state_dict(state)
+    done = [trainer.step(ids) for ids in w.batches(job["steps"])]
+    return {"losses": [loss.item() for loss, _ in done], "grad_norms": [norm.item() for _, norm in done]}
+
+
+def main() -> None:
+    worker.serve({"steps": steps, "losses": losses})
+    assert "tinygrad_edu" not in sys.modules, "tinygrad_edu was imported on torch's side"
+
+
+if __name__ == "__main__":
+    main()
