@@ -136,7 +136,7 @@ def generate(job: dict[str, Any]) -> dict[str, Any]:
 def _first_difference(
     model: CustomTransformerWrapper, with_cache: np.ndarray, without_cache: np.ndarray
 ) -> dict[str, Any]:
-    """Where two texts part, and how far apart the two likeliest logits were there: a tie, or a wrong cache?"""
+    """Where two texts part, and how far apart the two likeliest logits are: a tie, or a wrong cache?"""
     place = int((with_cache != without_cache)[0].argmax())
     with tg.inference(), tg.use(device_of(next(model.parameters()).data)):
         logits = to_host(model.next_logits(tg.backend.asarray(with_cache[:, :place]), None))[0]
