@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .check.command import check
 from .errors import TinygradEduError
 
 app = typer.Typer(
@@ -53,6 +54,9 @@ def doctor(
         examination.show(report)
     if any(finding.level == "wrong" for finding in report.findings):
         raise typer.Exit(1)
+
+
+app.command()(check)
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ def _run(subject: Subject, torch: Any, contract: bool, batched: bool, **settings
         examination = Examination(subject, twin, **settings)
         report = examination.report()
     except Fault as fault:
-        return Report(subject.name, failure=str(fault), seeds=settings["seeds"])
+        return Report(subject.name, failure=str(fault), stage=fault.stage, seeds=settings["seeds"])
     if contract:
         report.findings = promises(subject, examination.upstream(), batched)
     return report

@@ -13,7 +13,6 @@ import numpy as np
 
 from .. import layers, losses
 from ..backend import Array, Generator, asarray, registered_ops, use
-from ..errors import ConfigError, did_you_mean
 from ..layers.base import Layer
 from . import layer as check_layer
 from . import loss as check_loss
@@ -347,17 +346,3 @@ def _with_loss(case: Case) -> Case:
 
 CASES: list[Case] = [*_ACTIVATIONS, *_SIMPLE, *_ATTENTION, *_BLOCKS, *map(_with_loss, _LOSSES)]
 
-
-def find(name: str) -> list[Case]:
-    """The rows of a class, or all for ``"all"``.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such class in the table.
-    """
-    found = [case for case in CASES if name in ("all", case.of)]
-    if not found:
-        known = list(dict.fromkeys(case.of for case in CASES))
-        raise ConfigError(f"no layer or loss is named {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}")
-    return found

@@ -15,6 +15,8 @@ from ..errors import format_shape
 
 CLOSE = 1e-6  # relative to the largest entry: far above rounding, far below any error of formula
 
+ZERO = 1e-10  # of the largest entry of yours: what numeric differences leave of a gradient that is zero
+
 
 @dataclass
 class Context:
@@ -100,7 +102,7 @@ def _flat_relation(yours: np.ndarray, right: np.ndarray, size: float, context: C
     """Relations of one entry to the same entry."""
     if size > 0 and not yours.any():
         return "It is zero everywhere: nothing flows back on this path, or the gradient is not accumulated."
-    if size == 0:
+    if size <= ZERO * float(np.max(np.abs(yours), initial=0.0)):
         return "It should be zero everywhere."
     if same(yours, -right, size):
         return "The sign is wrong."

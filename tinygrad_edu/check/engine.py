@@ -92,11 +92,13 @@ class Examination:
         if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(self.outputs, again, strict=True)):
             raise Fault(
                 "forward gave two different results for one input: let its random numbers come from a Generator that "
-                "the layer holds as `self.generator`, so that the check can repeat them"
+                "the layer holds as `self.generator`, so that the check can repeat them",
+                "forward",
             )
         for y in self.outputs:
             if not np.all(np.isfinite(y)):
-                raise Fault(f"forward gave {int(np.sum(~np.isfinite(y)))} values that are not finite, of {y.size}")
+                bad = int(np.sum(~np.isfinite(y)))
+                raise Fault(f"forward gave {bad} values that are not finite, of {y.size}", "forward")
 
     def upstream(self) -> list[np.ndarray]:
         """A random gradient for each output; never a sum, under which many wrong gradients look right."""
@@ -117,7 +119,8 @@ class Examination:
         difference = abs(mine - numeric.value)
         finite = bool(np.isfinite(mine))
         agree = finite and numeric.settled and difference <= self.rtol * scale + numeric.noise
-        return Along(agree, difference / scale if finite else np.inf, mine, numeric, direction)
+        error = 0.0 if difference <= FLOOR else difference / scale
+        return Along(agree, error if finite else np.inf, mine, numeric, direction)
 
     def joint_agrees(self) -> bool:
         """Whether one random direction over everything agrees: the cheapest check that there is."""
@@ -327,12 +330,13 @@ def _output_name(index: int, outputs: list[np.ndarray]) -> str:
 
 
 def _relative(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest difference, relative to the largest entry of `b`."""
+    """Largest difference, relative to the largest entry of both."""
     if a.size == 0:
         return 0.0
     if not np.all(np.isfinite(a)):
         return float("inf")
-    return float(np.max(np.abs(a - b)) / (np.max(np.abs(b)) + FLOOR))
+    difference = float(np.max(np.abs(a - b)))
+    return 0.0 if difference <= FLOOR else difference / float(max(np.max(np.abs(a)), np.max(np.abs(b))))
 
 
 def _close(a: np.ndarray, b: np.ndarray, rtol: float) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backend import asarray, use
-from ..errors import ConfigError, did_you_mean
 from . import op as check_op
 from . import twins
 from .cases import _WEIGHTS, CLASSES, DIM, HEADS, Draw, Inputs, Library
@@ -285,17 +284,3 @@ def _turn(x: Any, cos: Any, sin: Any) -> Any:
     turned = torch.complex(x[..., :half], x[..., half:]) * torch.complex(cos, sin)
     return torch.cat([turned.real, turned.imag], dim=-1)
 
-
-def find(name: str) -> list[OpCase]:
-    """The rows of an op, or all for ``"all"``.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such op in the table.
-    """
-    found = [case for case in OP_CASES if name in ("all", case.of)]
-    if not found:
-        known = list(dict.fromkeys(case.of for case in OP_CASES))
-        raise ConfigError(f"no op is named {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}")
-    return found

@@ -76,6 +76,7 @@ class Report:
     tensors : the output first, then gradients in the order in which the backward pass makes them
     findings : promises of the contract
     failure : why no gradient could be compared, or empty
+    stage : which pass failed, where `failure` says that one did
     seeds : how many random directions were tried
     place : of a layer made of layers, the innermost one that is wrong by itself; or empty
     """
@@ -84,6 +85,7 @@ class Report:
     tensors: list[TensorResult] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     failure: str = ""
+    stage: str = "backward"
     seeds: int = 0
     place: str = ""
 
@@ -118,7 +120,7 @@ class Report:
     def headline(self) -> str:
         """One line: what was checked, and which tensors are wrong."""
         if self.failure:
-            return f"{self.name}   backward FAILED"
+            return f"{self.name}   {self.stage} FAILED"
         backward = [t.label for t in self.wrong if t.side in ("backward", "both")]
         unknown = [t.label for t in self.wrong if t.side == "unknown"]
         right = [t.label for t in self.tensors if t.ok and t.kind != "output"]
@@ -169,7 +171,10 @@ class Report:
         parts: list[Text | Table] = [Text(self.headline(), style=f"bold {colour}")]
         rows = self._rows()
         if rows:
-            table = Table(*self._HEADER, box=None, pad_edge=False, padding=(0, 2, 0, 2))
+            table = Table(box=None, pad_edge=False, padding=(0, 1))
+            for title in self._HEADER:  # numbers are never cut; in a narrow terminal the last column wraps
+                number = title in ("yours", "numeric", "torch", "error")
+                table.add_column(title, no_wrap=title != "worst at", justify="right" if number else "left")
             for row in rows:
                 table.add_row(*row, style=None if row[-2] == "ok" else "red")
             parts.append(table)
@@ -196,4 +201,4 @@ class Report:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+    return "" if value is None else f"{value:.5g}"

@@ -21,7 +21,16 @@ Values = dict[str, np.ndarray]
 
 
 class Fault(Exception):
-    """A backward that breaks its contract so that no gradient can be compared (wrong count, an exception)."""
+    """A pass that breaks its contract so that no gradient can be compared (wrong count, an exception ...).
+
+    Attributes
+    ----------
+    stage : ``"forward"`` or ``"backward"``
+    """
+
+    def __init__(self, message: str, stage: str = "backward"):
+        super().__init__(message)
+        self.stage = stage
 
 
 def is_array(value: Any) -> bool:

@@ -66,9 +66,11 @@ class Parameter:
             If it has not the parameter's shape: a smaller one would be spread over it in silence.
         """
         if gradient.shape != self.data.shape:
+            found, extra = tuple(gradient.shape), gradient.ndim - self.data.ndim
+            hint = "; sum it over the leading axes first" if extra > 0 and found[extra:] == self.shape else ""
             raise ShapeError(
                 f"accumulate: expected a gradient {format_shape(self.shape)}, the parameter's shape, "
-                f"got {format_shape(tuple(gradient.shape))}"
+                f"got {format_shape(found)}{hint}"
             )
         grad = self.grad
         grad += gradient
