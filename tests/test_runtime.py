@@ -58,6 +58,8 @@ def test_defaults_are_the_librarys_and_leave_no_trace_in_the_original_environmen
 
 USER = [  # (variable, value, what it is called in settings())
     ("OMP_WAIT_POLICY", "active", "OMP_WAIT_POLICY"),
+    ("GOMP_SPINCOUNT", "7", "GOMP_SPINCOUNT"),
+    ("OPENBLAS_THREAD_TIMEOUT", "20", "OPENBLAS_THREAD_TIMEOUT"),
     ("OPENBLAS_CORETYPE", "Haswell", "OPENBLAS_CORETYPE"),
     ("OMP_NUM_THREADS", "1", "OMP_NUM_THREADS"),
     ("NUMBA_NUM_THREADS", "1", "NUMBA_NUM_THREADS"),
@@ -74,6 +76,14 @@ def test_what_the_user_set_is_left_alone(variable: str, value: str, name: str):
     assert found["environ"][variable] == value
     assert found["original"][variable] == value
     assert found["settings"][name][1] == "user"
+
+
+def test_a_policy_of_the_user_is_not_undone_by_a_spin_count():
+    assert fresh()["settings"]["GOMP_SPINCOUNT"] == ["1000", "library"]
+    found = fresh(OMP_WAIT_POLICY="active")
+    assert found["settings"]["GOMP_SPINCOUNT"] == [None, "default"]
+    assert "GOMP_SPINCOUNT" not in found["environ"]
+    assert any("run `unset OMP_WAIT_POLICY`" in line for line in found["advice"])
 
 
 def test_numba_follows_omp_num_threads():

@@ -13,8 +13,8 @@ What is set, and what it was measured to be worth (2 cores of a Zen 5 EPYC, NumP
     (2048, 256) @ (256, 768): 40 to 44 ms without, 16 to 18 ms with. Numba's ``workqueue`` layer in place of
     ``omp`` was no better, so the layer is left alone.
 ``GOMP_SPINCOUNT=1000``
-    With threads that sleep at once, starting and joining a parallel loop took 50 microseconds; with a spin of a
-    thousand turns, 1.4 where loops follow each other. The training step below: 143 ms without, 136 ms with;
+    With threads that sleep at once, starting and joining a parallel loop took 50 microseconds; with a spin of
+    a thousand turns, 1.4 where loops follow each other. The training step below: 143 ms without, 136 ms with;
     10,000 turns were slower again.
 ``OPENBLAS_THREAD_TIMEOUT=16``
     OpenBLAS's own threads spin for 2^26 cycles, some 15 ms, after each product, and hold a core that the next
@@ -26,8 +26,8 @@ Allocator (glibc only)
 Thread counts in a container
     A container's CPU quota (``docker run --cpus=2``) is invisible to OpenBLAS and Numba, which start a thread
     for every core of the host and are then throttled. Under a quota of 1 core on 2, five products
-    (2048, 256) @ (256, 4096) took 101 ms with two threads and 92 ms with one. Counts are set only where a quota
-    is below the number of cores.
+    (2048, 256) @ (256, 4096) took 101 ms with two threads and 92 ms with one. Counts are set only where a
+    quota is below the number of cores.
 ``NUMBA_NUM_THREADS``
     Numba does not read ``OMP_NUM_THREADS``. Where the user limits that one, Numba is told the same number.
 
@@ -98,16 +98,18 @@ def apply() -> None:
     """Settle the environment of this process. ``import tinygrad_edu`` calls it; further calls do nothing."""
     if _settings:
         return
-    _set(
-        "OMP_WAIT_POLICY",
-        "passive",
-        "threads of one pool must not spin while another pool wants the cores",
-    )
-    _set(
-        "GOMP_SPINCOUNT",
-        "1000",
-        "a loop's threads wait about a microsecond for the next loop before they sleep",
-    )
+    if "OMP_WAIT_POLICY" in os.environ:  # a spin count of ours would undo the policy that the user chose
+        _note("OMP_WAIT_POLICY", "")
+        _note("GOMP_SPINCOUNT", "follows OMP_WAIT_POLICY")
+    else:
+        _set(
+            "OMP_WAIT_POLICY",
+            "passive",
+            "threads of one pool must not spin while another pool wants the cores",
+        )
+        _set(
+            "GOMP_SPINCOUNT", "1000", "a loop's threads wait a microsecond for the next loop, then they sleep"
+        )
     _set(
         "OPENBLAS_THREAD_TIMEOUT",
         "16",
