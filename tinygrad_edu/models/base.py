@@ -11,6 +11,7 @@ from ..backend import Array, asarray, device_of, inference, namespace, to_device
 from ..errors import ConfigError, DtypeError, NonFiniteError, ShapeError, format_shape
 from ..layers import KeyValueCache
 from ..layers.base import Layer
+from ..layers.embedding import check_ids
 from ..losses import check_targets
 from ..optim import AdamW, Optimizer, clip_grad_norm_
 from .generation import check_sampling, choose_next
@@ -20,7 +21,7 @@ IGNORE_INDEX = -100
 
 @dataclass
 class ModelOutput:
-    """What ``forward`` gives; readable as attribute, as key (``output["loss"]``) and in order (``loss, logits = ...``).
+    """What ``forward`` gives, readable as attribute, as key (``out["loss"]``) and in order.
 
     Attributes
     ----------
@@ -89,7 +90,7 @@ class BaseLanguageModel(Layer):
         raise AssertionError(f"{type(self).__name__} must define logits_backward")
 
     def loss_and_gradients(self, input_ids: Array, targets: Array, count: int, mask: Array | None) -> float:
-        """Mean loss over the `count` targets that are not -100, its gradients accumulated; logits never held."""
+        """Mean loss over the `count` targets that are not -100, gradients accumulated; logits never held."""
         raise AssertionError(f"{type(self).__name__} must define loss_and_gradients")
 
     def score_tokens(self, input_ids: Array, targets: Array, mask: Array | None) -> tuple[Array, Array]:
@@ -101,7 +102,7 @@ class BaseLanguageModel(Layer):
         raise AssertionError(f"{type(self).__name__} must define new_caches")
 
     def next_logits(self, input_ids: Array, caches: list[KeyValueCache] | None) -> Array:
-        """Logits after the last of `input_ids`, (B, V); with caches, `input_ids` holds only what they have not seen."""
+        """Logits after the last of `input_ids`, (B, V); with caches, only ids that they have not seen."""
         raise AssertionError(f"{type(self).__name__} must define next_logits")
 
     # -- inputs ---------------------------------------------------------------------------------------
@@ -110,21 +111,29 @@ class BaseLanguageModel(Layer):
         """`ids` as a (batch, time) integer array on the model's device."""
         device = device_of(next(self.parameters()).data)
         with use(device):
-            ids = asarray(ids)
+            try:
+                ids = asarray(ids)
+            except ValueError:
+                raise ShapeError(f"{name}: the sequences of a batch must have one length") from None
         if ids.dtype.kind not in "iu":
             raise DtypeError(f"{name} must be integers, got {ids.dtype}")
         if ids.ndim != 2:
             raise ShapeError(f"{name}: expected (batch, time), got {format_shape(tuple(ids.shape))}")
         return ids
 
-    def _batch(self, input_ids: Any, labels: Any, attention_mask: Any) -> tuple[Array, Array | None, Array | None]:
+    def _batch(
+        self, input_ids: Any, labels: Any, attention_mask: Any
+    ) -> tuple[Array, Array | None, Array | None]:
         """Checked ids; targets, that is labels shifted by one; and the attention mask as booleans."""
         input_ids = self._ids("input_ids", input_ids)
         batch, time = input_ids.shape
         if batch == 0 or time == 0:
             raise ShapeError(f"input_ids: the batch is empty, got {format_shape((batch, time))}")
         if time > self.max_seq_len:
-            raise ShapeError(f"input_ids: sequence of length {time} is longer than max_seq_len {self.max_seq_len}")
+            raise ShapeError(
+                f"input_ids: sequence of length {time} is longer than max_seq_len {self.max_seq_len}"
+            )
+        check_ids("input_ids", input_ids, self.vocab_size)
         targets = mask = None
         if labels is not None:
             labels = self._ids("labels", labels)
@@ -134,9 +143,14 @@ class BaseLanguageModel(Layer):
                     f"got {format_shape(tuple(labels.shape))} and {format_shape((batch, time))}"
                 )
             if time < 2:
-                raise ShapeError("labels: a sequence of length 1 has no next token to predict; at least 2 are needed")
+                raise ShapeError(
+                    "labels: a sequence of length 1 has no next token to predict; at least 2 are needed"
+                )
+            check_targets("labels", labels, self.vocab_size, IGNORE_INDEX)
             xp = namespace(input_ids)
-            targets = xp.full((batch, time), IGNORE_INDEX, dtype=xp.int64)  # the last position predicts nothing
+            targets = xp.full(
+                (batch, time), IGNORE_INDEX, dtype=xp.int64
+            )  # the last position predicts nothing
             targets[:, :-1] = labels[:, 1:]
         if attention_mask is not None:
             with use(device_of(input_ids)):
@@ -180,7 +194,9 @@ class BaseLanguageModel(Layer):
         """Accumulate all gradients: of the loss, or from `dlogits` (B, T, V) if the forward had no labels."""
         _, loss = self.saved()
         if dlogits is None and loss is None:
-            raise ConfigError(f"{type(self).__name__}.backward: forward had no labels, so dlogits must be given")
+            raise ConfigError(
+                f"{type(self).__name__}.backward: forward had no labels, so dlogits must be given"
+            )
         self.logits_backward(loss.backward() if dlogits is None else dlogits)
 
     def forward_backward(self, input_ids: Any, labels: Any = None, attention_mask: Any = None) -> float:
@@ -198,12 +214,15 @@ class BaseLanguageModel(Layer):
         self.clear_saved()  # what an interrupted step may have left
         labels = input_ids if labels is None else labels
         input_ids, targets, mask = self._batch(input_ids, labels, attention_mask)
-        count = check_targets("labels", targets, self.vocab_size, IGNORE_INDEX)
+        assert targets is not None, "labels were given, so _batch gave targets"
+        count = int((targets != IGNORE_INDEX).sum())
         if count == 0:
             raise ConfigError("labels: every label of the batch is -100, so there is nothing to learn from")
         return self.loss_and_gradients(input_ids, targets, count, mask)
 
-    def train_step(self, input_ids: Any, labels: Any = None, learning_rate: float | None = None) -> dict[str, float]:
+    def train_step(
+        self, input_ids: Any, labels: Any = None, learning_rate: float | None = None
+    ) -> dict[str, float]:
         """One step: forward, loss, backward, clipping, update.
 
         Returns
@@ -237,7 +256,6 @@ class BaseLanguageModel(Layer):
         """
         labels = input_ids if labels is None else labels
         input_ids, targets, mask = self._batch(input_ids, labels, attention_mask)
-        check_targets("labels", targets, self.vocab_size, IGNORE_INDEX)
         was_training = self.training
         self.eval()
         try:
@@ -284,32 +302,39 @@ class BaseLanguageModel(Layer):
 
         Raises
         ------
-        ConfigError, ShapeError, RangeError
+        ConfigError, ShapeError, DtypeError, RangeError
             Before anything is computed.
+        NonFiniteError
+            If the logits of a token are NaN or infinite, as weights from broken training give.
         """
         if not self.supports_generation:
             raise ConfigError(f"{self.model_type} predicts no next token and cannot generate")
         ids = asarray_1d_or_2d(input_ids)
+        if ids.size == 0:
+            raise ShapeError(f"generate: the prompt is empty, got {format_shape(tuple(ids.shape))}")
         single = ids.ndim == 1
         ids = self._ids("input_ids", ids[None] if single else ids)
-        length = self._generation_length(ids, max_length, max_new_tokens)
+        check_ids("input_ids", ids, self.vocab_size)
+        length = self._generation_length(ids.shape[1], max_length, max_new_tokens)
         check_sampling(temperature, top_k, top_p, eos_token_id, self.vocab_size)
         greedy = temperature == 0 or not do_sample
         was_training = self.training
         self.eval()
         try:
             with inference():
-                out = self._generate(ids, length, greedy, temperature, top_k, top_p, eos_token_id, seed, use_cache)
+                out = self._generate(
+                    ids, length, greedy, temperature, top_k, top_p, eos_token_id, seed, use_cache
+                )
         finally:
             self.train(was_training)
         return out[0] if single else out
 
-    def _generation_length(self, ids: Array, max_length: int | None, max_new_tokens: int | None) -> int:
-        if ids.size == 0:
-            raise ShapeError(f"generate: the prompt is empty, got {format_shape(tuple(ids.shape))}")
+    def _generation_length(self, prompt: int, max_length: int | None, max_new_tokens: int | None) -> int:
         if (max_length is None) == (max_new_tokens is None):
             raise ConfigError("generate: give either max_length (counting the prompt) or max_new_tokens")
-        prompt = ids.shape[1]
+        for name, value in (("max_length", max_length), ("max_new_tokens", max_new_tokens)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise ConfigError(f"generate: {name} must be an integer >= 0, got {value!r}")
         length = max_length if max_length is not None else prompt + max_new_tokens  # type: ignore[operator]
         if length < prompt:
             raise ConfigError(f"generate: max_length {length} is shorter than the prompt of {prompt} tokens")
@@ -378,5 +403,7 @@ def asarray_1d_or_2d(ids: Any) -> Array:
     except ValueError:
         raise ShapeError("input_ids: the sequences of a batch must have one length") from None
     if ids.ndim not in (1, 2):
-        raise ShapeError(f"input_ids: expected (batch, time) or (time,), got {format_shape(tuple(ids.shape))}")
+        raise ShapeError(
+            f"input_ids: expected (batch, time) or (time,), got {format_shape(tuple(ids.shape))}"
+        )
     return ids

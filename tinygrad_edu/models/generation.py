@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..backend import Array, Generator, namespace, to_host
-from ..errors import ConfigError, RangeError
+from ..errors import ConfigError, NonFiniteError, RangeError
 
 
 def check_sampling(
@@ -17,14 +17,26 @@ def check_sampling(
     ------
     ConfigError, RangeError
     """
-    if not 0 <= temperature < math.inf:
-        raise ConfigError(f"generate: temperature must be a finite number >= 0 (0 is greedy), got {temperature!r}")
+    if not _is_number(temperature) or not 0 <= temperature < math.inf:
+        raise ConfigError(
+            f"generate: temperature must be a finite number >= 0 (0 is greedy), got {temperature!r}"
+        )
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise ConfigError(f"generate: top_k must be an integer >= 1 or None, got {top_k!r}")
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and (not _is_number(top_p) or not 0 < top_p <= 1):
         raise ConfigError(f"generate: top_p must be in (0, 1] or None, got {top_p!r}")
-    if eos_token_id is not None and not 0 <= eos_token_id < vocab_size:
-        raise RangeError(f"generate: eos_token_id must be in [0, {vocab_size}), got {eos_token_id!r}")
+    if eos_token_id is not None and (
+        isinstance(eos_token_id, bool)
+        or not isinstance(eos_token_id, int)
+        or not 0 <= eos_token_id < vocab_size
+    ):
+        raise RangeError(
+            f"generate: eos_token_id must be an integer in [0, {vocab_size}), got {eos_token_id!r}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def keep_top_k(logits: Array, k: int) -> Array:
@@ -68,8 +80,18 @@ def choose_next(
     top_p: float | None,
     generator: Generator,
 ) -> Array:
-    """One token for each row of (B, V) logits on the host: (B,) int64."""
+    """One token for each row of (B, V) logits on the host: (B,) int64.
+
+    Raises
+    ------
+    NonFiniteError
+        If the largest logit of a row is NaN or infinite. A logit of -inf is a token that is never chosen.
+    """
     xp = namespace(logits)
+    if not bool(xp.isfinite(logits.max(axis=1)).all()):
+        raise NonFiniteError(
+            "generate: the logits of the next token are not finite; the weights hold NaN or infinity"
+        )
     if greedy:
         return logits.argmax(axis=1).astype(xp.int64)
     scaled = logits.astype(xp.float64) / temperature

@@ -81,26 +81,7 @@ class CustomTransformerConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        wrong = []
-        for name in ("vocab_size", "max_seq_len", "n_blocks", "n_heads", "d_model", "d_ffn"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                wrong.append(f"{name} must be an integer >= 1, got {value!r}")
-        for name, low, high in (("dropout", 0.0, 1.0), ("eps", 0.0, math.inf), ("init_std", 0.0, math.inf)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
-                wrong.append(f"{name} must be a number in [{low:g}, {high:g}), got {value!r}")
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                hint = did_you_mean(str(value), allowed)
-                wrong.append(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{hint}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            wrong.append(f"seed must be an integer >= 0, got {self.seed!r}")
-        if not wrong and self.d_model % self.n_heads:
-            wrong.append(f"d_model must be divisible by n_heads, got {self.d_model} and {self.n_heads}")
-        elif not wrong and self.position == "rotary" and self.d_model // self.n_heads % 2:
-            wrong.append(f"position rotary needs an even head width, got {self.d_model // self.n_heads}")
+        wrong = _mistakes({f.name: getattr(self, f.name) for f in fields(self)})
         if wrong:
             raise ConfigError("CustomTransformerConfig:\n  " + "\n  ".join(wrong))
 
@@ -111,15 +92,18 @@ class CustomTransformerConfig:
         Raises
         ------
         ConfigError
-            For a dict with an unknown key.
+            For a dict with an unknown key; its other mistakes are listed with it.
         """
         if isinstance(config, cls):
             return config
         names = [f.name for f in fields(cls)]
         if isinstance(config, dict):
-            unknown = [f"unknown key {key!r}.{did_you_mean(key, names)}" for key in config if key not in names]
+            unknown = [
+                f"unknown key {key!r}.{did_you_mean(key, names)}" for key in config if key not in names
+            ]
             if unknown:
-                raise ConfigError("CustomTransformerConfig:\n  " + "\n  ".join(unknown))
+                known = {f.name: config.get(f.name, f.default) for f in fields(cls)}
+                raise ConfigError("CustomTransformerConfig:\n  " + "\n  ".join(unknown + _mistakes(known)))
             return cls(**config)
         return cls(**{name: getattr(config, name) for name in names if hasattr(config, name)})
 
@@ -137,13 +121,46 @@ class CustomTransformerConfig:
         return self.dtype
 
 
+def _mistakes(settings: dict[str, Any]) -> list[str]:
+    """All values that are not allowed, a line each."""
+    wrong = []
+    for name in ("vocab_size", "max_seq_len", "n_blocks", "n_heads", "d_model", "d_ffn"):
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            wrong.append(f"{name} must be an integer >= 1, got {value!r}")
+    for name, low, high in (("dropout", 0.0, 1.0), ("eps", 0.0, math.inf), ("init_std", 0.0, math.inf)):
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
+            wrong.append(f"{name} must be a number in [{low:g}, {high:g}), got {value!r}")
+    wrong += [
+        f"{name} must be True or False, got {settings[name]!r}"
+        for name in ("tied_head", "bias")
+        if not isinstance(settings[name], bool)
+    ]
+    for name, allowed in _CHOICES.items():
+        value = settings[name]
+        if value not in allowed:
+            hint = did_you_mean(str(value), allowed)
+            wrong.append(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{hint}")
+    seed, width, heads = settings["seed"], settings["d_model"], settings["n_heads"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        wrong.append(f"seed must be an integer >= 0, got {seed!r}")
+    if not wrong and width % heads:
+        wrong.append(f"d_model must be divisible by n_heads, got {width} and {heads}")
+    elif not wrong and settings["position"] == "rotary" and width // heads % 2:
+        wrong.append(f"position rotary needs an even head width, got {width // heads}")
+    return wrong
+
+
 class CustomTransformer(Layer):
-    """Decoder-only transformer: ids to logits (Vaswani et al., 2017; pre-norm and learned positions as in GPT-2).
+    """Decoder-only transformer: ids to logits (Vaswani et al., 2017), by default laid out as GPT-2.
 
     Parameters
     ----------
     config : :class:`CustomTransformerConfig`, a dict, or an object with attributes of its names
     """
+
+    position: LearnedPositions | SinusoidalPositions | None
 
     def __init__(self, config: CustomTransformerConfig | dict[str, Any] | Any):
         super().__init__()
@@ -157,7 +174,9 @@ class CustomTransformer(Layer):
                 self.position = SinusoidalPositions(c.max_seq_len, c.d_model)
             else:
                 self.position = None
-            rotary = RotaryPositions(c.max_seq_len, c.d_model // c.n_heads) if c.position == "rotary" else None
+            rotary = (
+                RotaryPositions(c.max_seq_len, c.d_model // c.n_heads) if c.position == "rotary" else None
+            )
             self.dropout = Dropout(c.dropout, self.generator)
             self.blocks = LayerList(
                 TransformerBlock(
@@ -285,7 +304,12 @@ class CustomTransformerWrapper(BaseLanguageModel):
     def score_tokens(self, input_ids: Array, targets: Array, mask: Array | None) -> tuple[Array, Array]:
         x = self.model.features(input_ids, mask)
         losses, predicted = linear_cross_entropy(
-            x.reshape(-1, x.shape[-1]), self.model.head_weight.data, None, targets.reshape(-1), IGNORE_INDEX, 0.0
+            x.reshape(-1, x.shape[-1]),
+            self.model.head_weight.data,
+            None,
+            targets.reshape(-1),
+            IGNORE_INDEX,
+            0.0,
         )
         return losses.reshape(targets.shape), predicted.reshape(targets.shape)
 
