@@ -332,8 +332,8 @@ def steps_and_memory(warm_up: int, steps: int) -> tuple[int, int]:
         tracemalloc.stop()
 
 
-# The smallest activation, (4, 12, 8) in float32. Python keeps freed tuples for the next use (2,000 of a length,
-# 56 bytes each for a pair) and tracemalloc counts them as held: tens of kilobytes come slowly, no more.
+# The smallest activation is (4, 12, 8) in float32. Python keeps freed tuples for later (2,000 of a length,
+# 56 bytes each for a pair) and tracemalloc counts them as held: tens of kilobytes come, and no more.
 ACTIVATION, FREE_LISTS = 4 * 12 * 8 * 4, 120_000
 
 
