@@ -203,6 +203,11 @@ def _check_reduction(name: str, reduction: str) -> None:
         raise ConfigError(f"{name}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 
+def _check_not_empty(name: str, what: str, x: Array) -> None:
+    if x.size == 0:
+        raise ShapeError(f"{name}: there is nothing to take the mean of, {what} is {format_shape(tuple(x.shape))}")
+
+
 def _scalar(x: Array) -> Any:
     """A loss on the host is a plain float; on a device it stays there until somebody asks for its value."""
     return float(x) if namespace(x).__name__ == "numpy" else x
@@ -258,6 +263,7 @@ class CrossEntropyLoss(Layer):
         losses, lse = cross_entropy(flat, rows, weight, self.ignore_index, self.label_smoothing)
         divisor: Any = 1
         if self.reduction == "mean":
+            _check_not_empty("CrossEntropyLoss", "targets", targets)
             if count == 0:
                 warnings.warn("CrossEntropyLoss: every target is ignore_index; the mean of nothing is taken as 0", stacklevel=3)
             counted = rows != self.ignore_index
@@ -328,15 +334,14 @@ class MeanSquaredError(Layer):
                     f"{format_shape(tuple(prediction.shape))}"
                 ) from None
             losses = losses * factor
+        divisor: Any = 1
         if self.reduction == "mean":
-            factor = factor / (prediction.size if self.weight is None else factor.sum())
-        self.save(prediction, target, factor)
+            _check_not_empty("MeanSquaredError", "prediction", prediction)
+            divisor = prediction.size if self.weight is None else factor.sum()
+        self.save(prediction, target, factor / divisor)
         if self.reduction == "none":
             return losses
-        total = losses.sum()
-        if self.reduction == "mean":
-            total = total / (prediction.size if self.weight is None else xp.broadcast_to(self.weight, prediction.shape).sum())
-        return _scalar(total)
+        return _scalar(losses.sum() / divisor)
 
     def backward(self, dloss: Any = 1.0) -> Array:
         """Gradient of the prediction."""
