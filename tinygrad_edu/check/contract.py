@@ -200,7 +200,7 @@ def _state(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
 def _batch_independent(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
     """Each example of a batch gives what it gives alone (noise off)."""
     whole = subject.evaluating()
-    batch = next((np.shape(v)[0] for v in whole.inputs.values() if is_array(v) and v.ndim), 0)
+    batch = next((int(v.shape[0]) for v in whole.inputs.values() if is_array(v) and v.ndim), 0)
     if batch < 2 or any(y.ndim == 0 or y.shape[0] != batch for y in upstream):
         return
     outputs = whole.forward(whole.values)
