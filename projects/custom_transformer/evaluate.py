@@ -13,15 +13,14 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from tinygrad_edu.errors import ConfigError, TinygradEduError
 from tinygrad_edu.metrics import ngram_bits_per_byte
 from tinygrad_edu.training.assembly import prepare_data, restore_model
 from tinygrad_edu.training.checkpoint import load_checkpoint
 from tinygrad_edu.training.evaluation import evaluate_language_model
+from tinygrad_edu.training.program import run_program
 from tinygrad_edu.training.report import generate_text, score_figures, score_table, verdict
 from tinygrad_edu.training.run_folder import checkpoints_of
 
@@ -63,7 +62,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(checkpoints_of(args.checkpoint), which=args.which)
     config, model, tokenizer = restore_model(checkpoint, args.device)
     with tg.use(model.config.get_device()):
@@ -79,12 +78,12 @@ def evaluate(args: argparse.Namespace) -> None:
                 seed=args.seed,
             )
             console.print(text, markup=False, highlight=False, soft_wrap=True)
-            return
+            return 0
         data = prepare_data(config, tokenizer)
         if data.corpus.content_hash != checkpoint.documents["data"].get("content_hash"):
             warnings.warn(
-                f"{data.corpus.name} is not the text the model was trained on (another content hash): its test "
-                "text may have been trained on, and figures cannot be compared",
+                f"{data.corpus.name} is not the text the model was trained on (another content hash): it may "
+                "have seen this test text, and the figures cannot be compared with those of the run",
                 stacklevel=1,
             )
         score = evaluate_language_model(
@@ -95,7 +94,6 @@ def evaluate(args: argparse.Namespace) -> None:
             batch_size=config.training.batch_size,
             token_bytes=tokenizer.token_bytes(),
         )
-    assert score is not None
     ngrams: dict[int, float] = {}
     if args.ngrams:
         ngrams = ngram_bits_per_byte(
@@ -105,30 +103,17 @@ def evaluate(args: argparse.Namespace) -> None:
         about = {"checkpoint": str(checkpoint.path), "step": checkpoint.step, "split": args.split}
         beside = {"ngram_bits_per_byte": ngrams} if ngrams else {}
         print(json.dumps({**about, **score_figures(score), **beside}))
-        return
+        return 0
     title = f"{Path(checkpoint.path).name}, {score.n_tokens:,} tokens of {data.corpus.name}"
     console.print(score_table({args.split: score}, ngrams, title))
     if ngrams:
         console.print(verdict(score, ngrams), markup=False, soft_wrap=True)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    errors = Console(stderr=True)
-
-    def show(message: Warning | str, *_: Any) -> None:
-        errors.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show  # type: ignore[assignment]
-        try:
-            evaluate(args)
-        except TinygradEduError as error:
-            errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-            return 2 if isinstance(error, ConfigError) else 1
-        except KeyboardInterrupt:
-            return 130
-    return 0
+    return run_program(lambda: evaluate(args))
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ import math
 import shlex
 import shutil
 import sys
-import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from tinygrad_edu.data import TokenLoader
-from tinygrad_edu.errors import ConfigError, TinygradEduError
+from tinygrad_edu.errors import ConfigError
 from tinygrad_edu.metrics import LanguageScore, ngram_bits_per_byte
 from tinygrad_edu.models import CustomTransformerWrapper
 from tinygrad_edu.training.assembly import TextData, build_model, prepare_data
@@ -31,6 +31,7 @@ from tinygrad_edu.training.checkpoint import list_checkpoints, load_checkpoint
 from tinygrad_edu.training.config import RunConfig, dump_config, load_config
 from tinygrad_edu.training.evaluation import evaluate_language_model
 from tinygrad_edu.training.history import JsonlHistory, read_history
+from tinygrad_edu.training.program import INTERRUPTED, run_program
 from tinygrad_edu.training.progress import ProgressBar, format_seconds
 from tinygrad_edu.training.report import generate_text, score_figures, score_table, verdict
 from tinygrad_edu.training.run_folder import (
@@ -46,7 +47,8 @@ from tinygrad_edu.viz import plot_history
 
 HERE = Path(__file__).resolve().parent
 NGRAM_ORDERS = (3, 4, 5, 6)
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+Evaluator = Callable[..., LanguageScore]
 
 console = Console()
 
@@ -94,7 +96,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def settle_folder(args: argparse.Namespace) -> tuple[RunConfig, Path, Path | None]:
     """Settings, run folder, and what to resume from (None for a new run)."""
     if args.resume is None:
-        config = load_config(args.config or HERE / "config.yaml", args.overrides)
+        config: RunConfig = load_config(args.config or HERE / "config.yaml", args.overrides)
         return config, create_run_folder(config.training.output_dir, args.name), None
     if args.resume:
         source = checkpoints_of(args.resume)
@@ -113,15 +115,47 @@ def _run_around(source: Path) -> Path:
     return source.resolve().parent if list_checkpoints(source) else run_folder_of(source)
 
 
-def make_evaluator(
-    config: RunConfig, model: CustomTransformerWrapper, data: TextData
-) -> Callable[..., LanguageScore | None]:
-    """A function that scores the model on a split, all of it or some batches."""
+@dataclass
+class Job:
+    """A run with all its parts."""
+
+    folder: Path
+    config: RunConfig
+    data: TextData
+    model: CustomTransformerWrapper
+    trainer: Trainer
+
+    @property
+    def title(self) -> str:
+        model, length = self.config.model, self.config.data.max_length
+        return (
+            f"{self.model.count_parameters():,} parameters: {model.n_blocks} blocks, width {model.d_model}, "
+            f"{model.n_heads} heads, T {length}, batch {self.config.training.batch_size}"
+        )
+
+    def sample(self, name: str) -> None:
+        """Write what the model makes of the prompt at this moment."""
+        settings = self.config.training
+        text = generate_text(
+            self.model,
+            self.data.tokenizer,
+            settings.sample_prompt,
+            max_new_tokens=settings.sample_tokens,
+            seed=settings.seed,
+        )
+        write_atomic(self.folder / name, (text + "\n").encode())
+
+    def draw(self) -> None:
+        records = read_history(self.folder / "history.jsonl")
+        if any(record["event"] in ("train", "evaluation") for record in records):
+            plot_history(records, self.folder / "loss_curve.png", title=self.title)
+
+
+def evaluator(config: RunConfig, model: CustomTransformerWrapper, data: TextData) -> Evaluator:
+    """A function that scores the model on a split: all of it, or some batches spread over it."""
     token_bytes = data.tokenizer.token_bytes()
 
-    def evaluate(
-        split: str, max_batches: int | None, stop: Callable[[], bool] | None = None
-    ) -> LanguageScore | None:
+    def evaluate(split: str, max_batches: int | None, stop: Any = None) -> LanguageScore:
         return evaluate_language_model(
             model,
             data.tokens[split],
@@ -135,138 +169,104 @@ def make_evaluator(
     return evaluate
 
 
-def write_sample(config: RunConfig, model: CustomTransformerWrapper, data: TextData, path: Path) -> str:
+def assemble(config: RunConfig, folder: Path) -> Job:
+    """Data, model and trainer, as the settings ask for them."""
     settings = config.training
-    text = generate_text(
+    data = prepare_data(config)
+    model = build_model(config, data.tokenizer.vocab_size)
+    evaluate = evaluator(config, model, data)
+    trainer = Trainer(
         model,
-        data.tokenizer,
-        settings.sample_prompt,
-        max_new_tokens=settings.sample_tokens,
-        seed=settings.seed,
+        TokenLoader(data.tokens["train"], settings.batch_size, config.data.max_length, seed=settings.seed),
+        settings,
+        evaluate=lambda stop: evaluate("validation", settings.eval_batches, stop),
+        callbacks=[JsonlHistory(folder / "history.jsonl"), ProgressBar(console)],
+        checkpoints=folder / CHECKPOINTS,
+        documents={"config": config.model_dump(mode="json"), "data": data.document()},
     )
-    write_atomic(path, (text + "\n").encode())
-    return text
+    return Job(folder, config, data, model, trainer)
 
 
-def draw_curve(run: Path, title: str) -> None:
-    records = read_history(run / "history.jsonl")
-    if any(record["event"] in ("train", "evaluation") for record in records):
-        plot_history(records, run / "loss_curve.png", title=title)
-
-
-def describe(config: RunConfig, data: TextData, trainer: Trainer, run: Path) -> str:
-    """Print what is about to happen; returns the line about the model."""
-    train, vocabulary = data.tokens["train"], data.tokenizer.vocab_size
-    model = (
-        f"{trainer.model.num_parameters():,} parameters: {config.model.n_blocks} blocks, "
-        f"width {config.model.d_model}, {config.model.n_heads} heads, T {config.data.max_length}, "
-        f"batch {config.training.batch_size}"
-    )
-    epochs = trainer.total_steps / len(trainer.loader)
+def describe(job: Job) -> None:
+    """Print what is about to happen."""
+    corpus, tokens, trainer = job.data.corpus, job.data.tokens["train"], job.trainer
+    content, epochs = corpus.content_hash[:12], trainer.total_steps / len(trainer.loader)
     rows = {
-        "corpus": f"{data.corpus.name}, {train.text_bytes:,} bytes to train on, sha256 {data.corpus.content_hash[:12]}",
-        "tokenizer": f"{vocabulary:,} tokens; the training text is {len(train):,}",
-        "model": model,
-        "training": f"{trainer.total_steps:,} steps, {epochs:.2f} epochs, {config.training.device}",
-        "run folder": str(run),
+        "corpus": f"{corpus.name}, {tokens.text_bytes:,} bytes to train on, sha256 {content}",
+        "tokenizer": f"{job.data.tokenizer.vocab_size:,} tokens; the training text is {len(tokens):,}",
+        "model": job.title,
+        "training": f"{trainer.total_steps:,} steps, {epochs:.2f} epochs, {job.model.config.get_device()}",
+        "run folder": str(job.folder),
     }
+    if trainer.state.step:
+        rows["resumed"] = f"{trainer.state.step:,} steps are done"
     for name, text in rows.items():
         console.print(f"{name:<12}{text}", markup=False, soft_wrap=True)
-    return model
 
 
-def finish(
-    run: Path,
-    config: RunConfig,
-    model: CustomTransformerWrapper,
-    data: TextData,
-    trainer: Trainer,
-    summary: str,
-) -> None:
+def finish(job: Job) -> None:
     """Measure, write and print what the run has come to."""
-    evaluate = make_evaluator(config, model, data)
-    windows = math.ceil(len(data.tokens["validation"]) / (config.data.max_length // 2))
-    batches = math.ceil(
-        windows / config.training.batch_size
-    )  # as much training text as there is for validation
-    scores = {"train": evaluate("train", batches), "validation": evaluate("validation", None)}
-    ngrams = ngram_bits_per_byte(
-        data.corpus.splits["train"], data.corpus.splits["validation"], orders=NGRAM_ORDERS
-    )
+    splits, state = job.data.corpus.splits, job.trainer.state
+    evaluate = evaluator(job.config, job.model, job.data)
+    scored_at_once = job.config.training.batch_size * (job.config.data.max_length // 2)
+    as_much = math.ceil(len(job.data.tokens["validation"]) / scored_at_once)  # of the training text
+    scores = {"train": evaluate("train", as_much), "validation": evaluate("validation", None)}
+    ngrams = ngram_bits_per_byte(splits["train"], splits["validation"], orders=NGRAM_ORDERS)
     results = {
         **{split: score_figures(score) for split, score in scores.items()},
         "ngram_bits_per_byte": {str(order): bits for order, bits in ngrams.items()},
-        "steps": trainer.state.step,
-        "skipped_steps": trainer.state.skipped,
-        "training_seconds": trainer.state.seconds,
-        "tokens_per_second": trainer.state.tokens / max(trainer.state.seconds, 1e-9),
-        "parameters": model.count_parameters(),
-        "corpus": {"name": data.corpus.name, "content_hash": data.corpus.content_hash},
+        "steps": state.step,
+        "skipped_steps": state.skipped,
+        "training_seconds": state.seconds,
+        "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
+        "parameters": job.model.count_parameters(),
+        "corpus": {"name": job.data.corpus.name, "content_hash": job.data.corpus.content_hash},
         "tinygrad_edu": tg.__version__,
     }
-    write_atomic(run / "results.json", encode_json(results, "results"))
-    after = write_sample(config, model, data, run / "sample_after.txt")
-    draw_curve(run, summary)
+    write_atomic(job.folder / "results.json", encode_json(results, "results"))
+    job.sample("sample_after.txt")
+    job.draw()
+    for name in ("before", "after"):
+        text = (job.folder / f"sample_{name}.txt").read_text(encoding="utf-8").strip()
+        console.print(f"\nA sample {name} training:\n{text}", markup=False, highlight=False, soft_wrap=True)
+    console.print()
+    console.print(score_table(scores, ngrams, "On all validation text, and on as much training text"))
+    console.print(verdict(scores["validation"], ngrams), markup=False, soft_wrap=True)
+    seconds = format_seconds(state.seconds)
     console.print(
-        f"\nbefore:  {(run / 'sample_before.txt').read_text(encoding='utf-8').strip()!r}", markup=False
-    )
-    console.print(f"\nafter:   {after!r}\n", markup=False)
-    console.print(score_table(scores, ngrams))
-    console.print(verdict(scores["validation"], ngrams), markup=False)
-    seconds = format_seconds(trainer.state.seconds)
-    console.print(
-        f"{trainer.state.step:,} steps in {seconds}. Everything is in {run}", markup=False, soft_wrap=True
+        f"{state.step:,} steps in {seconds}. Everything is in {job.folder}", markup=False, soft_wrap=True
     )
 
 
 def train(args: argparse.Namespace) -> int:
-    config, run, source = settle_folder(args)
-    began = source is not None
+    """Run or resume, from the folder to the table; returns the exit status."""
+    config, folder, source = settle_folder(args)
+    leave_nothing = source is None  # until training begins, a new run's folder holds nothing worth keeping
     try:
-        checkpoint = load_checkpoint(source) if source is not None else None
+        checkpoint = None if source is None else load_checkpoint(source)
         with tg.use(config.training.device):
-            data = prepare_data(config)
-            model = build_model(config, data.tokenizer.vocab_size)
-            loader = TokenLoader(
-                data.tokens["train"],
-                config.training.batch_size,
-                config.data.max_length,
-                seed=config.training.seed,
-            )
-            evaluate = make_evaluator(config, model, data)
-            trainer = Trainer(
-                model,
-                loader,
-                config.training,
-                evaluate=lambda stop: evaluate("validation", config.training.eval_batches, stop),
-                callbacks=[JsonlHistory(run / "history.jsonl"), ProgressBar(console)],
-                checkpoints=run / CHECKPOINTS,
-                documents={"config": config.model_dump(mode="json"), "data": data.document()},
-            )
-            if checkpoint is not None:
-                trainer.resume(checkpoint, accept_changes=args.accept_changes)
-                console.print(
-                    f"resumed     {checkpoint.path.name}, {trainer.state.step:,} steps done", markup=False
-                )
+            job = assemble(config, folder)
+            if checkpoint is None:
+                job.sample("sample_before.txt")
             else:
-                write_sample(config, model, data, run / "sample_before.txt")
-            write_atomic(run / "config.yaml", dump_config(config).encode())
-            summary = describe(config, data, trainer, run)
-            began = True
-            result = trainer.fit()
+                job.trainer.resume(checkpoint, accept_changes=args.accept_changes)
+            write_atomic(folder / "config.yaml", dump_config(config).encode())
+            describe(job)
+            leave_nothing = False
+            result = job.trainer.fit()
             if result.interrupted:
-                draw_curve(run, summary)
-                say_how_to_resume(run, result.step, trainer.total_steps)
+                job.draw()
+                say_how_to_resume(folder, result.step, job.trainer.total_steps)
                 return INTERRUPTED
-            finish(run, config, model, data, trainer, summary)
+            finish(job)
     finally:
-        if not began:  # nothing was trained: leave nothing behind
-            shutil.rmtree(run, ignore_errors=True)
+        if leave_nothing:
+            shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
-def say_how_to_resume(run: Path, step: int, total: int) -> None:
-    command = shlex.join([sys.executable, sys.argv[0], "--resume", str(run)])
+def say_how_to_resume(folder: Path, step: int, total: int) -> None:
+    command = shlex.join([sys.executable, sys.argv[0], "--resume", str(folder)])
     console.print(
         f"\nStopped after step {step:,} of {total:,}; a checkpoint is saved. Go on with:", markup=False
     )
@@ -275,23 +275,7 @@ def say_how_to_resume(run: Path, step: int, total: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    errors = Console(stderr=True)
-
-    def show(message: Warning | str, *_: Any) -> None:
-        errors.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show  # type: ignore[assignment]
-        try:
-            return train(args)
-        except TinygradEduError as error:
-            errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-            return 2 if isinstance(error, ConfigError) else 1
-        except KeyboardInterrupt:
-            errors.print(
-                "\nQuit at once. Checkpoints saved before are whole; go on with --resume.", markup=False
-            )
-            return INTERRUPTED
+    return run_program(lambda: train(args))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ from ..models import BaseLanguageModel
 Ids = NDArray[Any]
 
 
+class EvaluationStopped(Exception):  # noqa: N818  (no error: somebody asked for it)
+    """An evaluation was given up because its `stop` function said so."""
+
+
 def spread_windows(
     ids: Ids, seq_len: int, stride: int, batch_size: int, max_batches: int | None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -47,7 +51,7 @@ def evaluate_language_model(
     max_batches: int | None = None,
     token_bytes: Ids | None = None,
     stop: Callable[[], bool] | None = None,
-) -> LanguageScore | None:
+) -> LanguageScore:
     """Loss, perplexity, accuracy and bits per byte of `model` on `tokens`, each token predicted once.
 
     Dropout is off, nothing is saved for a backward pass, and no random number is drawn.
@@ -63,13 +67,10 @@ def evaluate_language_model(
     token_bytes : (V,) bytes of text behind each id; without it bits per byte are NaN
     stop : asked before each batch; True gives up
 
-    Returns
-    -------
-    LanguageScore
-        Or None if `stop` said so.
-
     Raises
     ------
+    EvaluationStopped
+        If `stop` said so.
     ConfigError
         If `seq_len` is longer than the model can take, or `max_batches` < 1.
     """
@@ -82,7 +83,7 @@ def evaluate_language_model(
     score = LanguageScore()
     for input_ids, labels in spread_windows(ids, seq_len, stride, batch_size, max_batches):
         if stop is not None and stop():
-            return None
+            raise EvaluationStopped
         losses, correct = model.token_losses(input_ids, labels)
         scored = labels[:, 1:]
         scored = scored[scored != -100]

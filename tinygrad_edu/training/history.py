@@ -58,7 +58,7 @@ class JsonlHistory(Callback):
         self.records = 0
         self._file: TextIO | None = None
 
-    def on_start(self, trainer: Trainer) -> None:  # noqa: ARG002
+    def on_start(self, trainer: Trainer) -> None:
         kept = read_history(self.path)[: self.records] if self.records and self.path.exists() else []
         self.records = len(kept)
         write_atomic(self.path, "".join(map(_line, kept)).encode())

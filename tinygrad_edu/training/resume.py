@@ -97,7 +97,7 @@ def _restore_model(trainer: Trainer, checkpoint: Checkpoint, generators: Any) ->
     mine = list(trainer.model.generators())
     if len(generators) != len(mine):
         raise CheckpointError(
-            f"{checkpoint.path}: {len(generators)} random generators, wanted {len(mine)}: another kind of model"
+            f"{checkpoint.path}: {len(generators)} random generators, wanted {len(mine)}: another model"
         )
     try:
         trainer.model.load_state_dict(arrays)

@@ -17,12 +17,13 @@ from ..optim import SGD, Adam, AdamW, Optimizer, clip_grad_norm_, make_schedule
 from .callbacks import Callback, StepReport
 from .checkpoint import Checkpoint, save_checkpoint
 from .diagnosis import locate_nonfinite
+from .evaluation import EvaluationStopped
 from .fingerprint import environment_fingerprint
 from .schema import TrainingSection
 from .signals import StopSignals
 
-#: Scores the model on held-out text; is given a function that says whether to give up, and then returns None.
-Evaluate = Callable[[Callable[[], bool]], LanguageScore | None]
+#: Scores the model on held-out text; the function it is given is evaluate_language_model's `stop`.
+Evaluate = Callable[[Callable[[], bool]], LanguageScore]
 
 
 @dataclass
@@ -266,8 +267,9 @@ class Trainer:
 
     def _evaluate(self) -> None:
         assert self.evaluate is not None
-        score = self.evaluate(lambda: self._signals.requested)
-        if score is None:  # given up because of a signal: it stays due, and a resumed run begins with it
+        try:
+            score = self.evaluate(lambda: self._signals.requested)
+        except EvaluationStopped:  # by a signal: it stays due, and a resumed run begins with it
             return
         state = self.state
         state.evaluated_at = state.step

@@ -66,7 +66,7 @@ def plot_history(
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _draw_loss(top, train, validation)
     if title:
-        top.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        top.set_title(title.replace("$", r"\$"), loc="left", fontsize=11, fontweight="bold")
     _draw_rates(bottom, train)
     for axes in (top, bottom):
         axes.grid(alpha=0.25, linewidth=0.6)
