@@ -14,6 +14,7 @@ import numpy as np
 from bench import worker
 from bench.workload import Workload
 from tinygrad_edu.backend import device_of, kernels_enabled, synchronize, to_host
+from tinygrad_edu.errors import TinygradEduError
 from tinygrad_edu.models import CustomTransformerWrapper
 from tinygrad_edu.optim import AdamW
 
@@ -48,6 +49,7 @@ def facts() -> dict[str, Any]:
         "settings": {s.name: {"value": s.value, "source": s.source} for s in tg.runtime.settings()},
         "thread_pools": [{key: pool.get(key) for key in wanted} for pool in threadpool_info()],
         "kernels": kernels_enabled(),
+        "advice": tg.runtime.advice(),
     }
 
 
@@ -172,7 +174,10 @@ def main() -> None:
         "memory": memory,
         "ops": ops,
     }
-    worker.serve(jobs)
+    try:
+        worker.serve(jobs)
+    except TinygradEduError as error:
+        raise SystemExit(str(error)) from None
     assert "torch" not in sys.modules, "torch was imported on this library's side"
 
 

@@ -70,8 +70,9 @@ def show_transformer(record: dict[str, Any], console: Console) -> None:
         f"Same model on both sides: losses of {len(record['agreement']['ours']['losses'])} steps agree to "
         f"{worst['losses']:.0e}, gradient norms to {worst['grad_norms']:.0e}. "
         f"GEMM rate {summary['gemm_gflops']:,.0f} GFLOP/s; "
-        f"a step is {record['model_flops_per_step'] / 1e9:,.0f} GFLOP."
+        f"a step is {record['model_flops_per_step'] / 1e9:,.4g} GFLOP."
     )
+    _warn_of_settings(record["facts"]["ours"], console)
     _warn_if_busy(record, console)
 
 
@@ -82,6 +83,11 @@ def _warn_if_busy(record: dict[str, Any], console: Console) -> None:
             f"[yellow]The machine was busy (load {at_start:.1f} on {cores} cores when this began): "
             "the times are not worth quoting, the ratios only with care.[/]"
         )
+
+
+def _warn_of_settings(facts: dict[str, Any], console: Console) -> None:
+    for line in facts["advice"]:
+        console.print(f"This library was slowed down: {line}", style="yellow", markup=False)
 
 
 def show_generate(record: dict[str, Any], console: Console) -> None:
@@ -147,4 +153,5 @@ def show_ops(record: dict[str, Any], console: Console) -> None:
             f"{row['difference']:.0e}",
         )
     console.print(table)
+    _warn_of_settings(record["facts"], console)
     _warn_if_busy(record, console)
