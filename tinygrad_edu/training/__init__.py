@@ -1,1 +1,46 @@
-"""Training: configuration, the trainer and its callbacks, history, checkpoints."""
+"""Training: settings, the trainer and its callbacks, history, checkpoints."""
+
+from .callbacks import Callback, StepReport
+from .checkpoint import (
+    Checkpoint,
+    CheckpointWarning,
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+    verify_checkpoint,
+)
+from .config import RunConfig, TrainingSection, dump_config, load_config, make_config
+from .evaluation import evaluate_language_model
+from .history import JsonlHistory, read_history
+from .progress import ProgressBar
+from .resume import ResumeWarning
+from .trainer import Trainer, TrainerState, TrainingResult, make_optimizer
+
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "CheckpointWarning",
+    "JsonlHistory",
+    "ProgressBar",
+    "ResumeWarning",
+    "RunConfig",
+    "StepReport",
+    "Trainer",
+    "TrainerState",
+    "TrainingResult",
+    "TrainingSection",
+    "dump_config",
+    "evaluate_language_model",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_config",
+    "load_weights",
+    "make_config",
+    "make_optimizer",
+    "read_history",
+    "save_checkpoint",
+    "save_weights",
+    "verify_checkpoint",
+]
