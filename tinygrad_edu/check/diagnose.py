@@ -113,15 +113,16 @@ def _flat_relation(yours: np.ndarray, right: np.ndarray, size: float, context: C
 
 
 def _factor_name(factor: float, context: Context) -> str:
-    for name, length in context.lengths.items():
-        if length < 2:
-            continue
+    lengths = {name: length for name, length in context.lengths.items() if length > 1}
+    for name, length in lengths.items():
         if np.isclose(factor, length, rtol=1e-9):
             return f", {length} being the length of {name}: a division by it is missing, or a sum was taken for a mean"
         if np.isclose(factor, 1 / length, rtol=1e-9):
             return f", 1/{length}, the length of {name}: it was divided by it once too often, or a mean was taken for a sum"
-        if np.isclose(factor, length**0.5, rtol=1e-9) or np.isclose(factor, length**-0.5, rtol=1e-9):
-            return f", the square root of the length of {name} ({length}), or one over it: a scale is missing or doubled"
+    if not np.isclose(factor, (2, 0.5), rtol=1e-9).any():  # rather a plain 2 than the square root of a 4
+        for name, length in lengths.items():
+            if np.isclose(factor, (length**0.5, length**-0.5), rtol=1e-9).any():
+                return f", the square root of the length of {name} ({length}), or one over it: a scale is missing or doubled"
     if np.isclose(abs(factor), 1, rtol=1e-2):
         return ": a constant in the formula is slightly off"
     return ": a constant factor is missing or there twice"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import ConfigError
 from .diagnose import Context, explain, worst_entry
 from .locate import backward_order, blame, trace
 from .numeric import Derivative, directional, entry_gradient, inner, moved
@@ -134,7 +135,7 @@ class Examination:
         """Yours; whatever backward raises becomes a :class:`Fault` that says where."""
         try:
             return self.subject.backward(self.values, upstream)
-        except Fault:
+        except (Fault, ConfigError):  # a ConfigError is about how the check was called
             raise
         except Exception as error:
             raise Fault(f"backward raised {type(error).__name__}: {error} ({_origin(error)})") from error
