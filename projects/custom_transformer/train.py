@@ -207,6 +207,7 @@ def describe(job: Job) -> None:
 def finish(job: Job) -> None:
     """Measure, write and print what the run has come to."""
     splits, state = job.data.corpus.splits, job.trainer.state
+    console.print("Measuring on all validation text ...", markup=False)
     evaluate = evaluator(job.config, job.model, job.data)
     scored_at_once = job.config.training.batch_size * (job.config.data.max_length // 2)
     as_much = math.ceil(len(job.data.tokens["validation"]) / scored_at_once)  # of the training text
@@ -234,7 +235,7 @@ def finish(job: Job) -> None:
     console.print(verdict(scores["validation"], ngrams), markup=False, soft_wrap=True)
     seconds = format_seconds(state.seconds)
     console.print(
-        f"{state.step:,} steps in {seconds}. Everything is in {job.folder}", markup=False, soft_wrap=True
+        f"{state.step:,} steps took {seconds}. Everything is in {job.folder}", markup=False, soft_wrap=True
     )
 
 

@@ -240,6 +240,23 @@ def test_stop_saves_and_returns(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "checkpoints").step == 5
 
 
+def test_stop_in_the_last_evaluation(tmp_path: Path) -> None:
+    trainer = make(tmp_path, "training.eval_every=12")
+    genuine = trainer.evaluate
+    assert genuine is not None
+
+    def evaluate(stop: Any) -> LanguageScore:
+        trainer.stop()
+        return genuine(stop)
+
+    trainer.evaluate = evaluate
+    result = trainer.fit()
+    assert result.interrupted and result.step == 12
+    assert not any(r["event"] == "evaluation" for r in read_history(tmp_path / "history.jsonl"))
+    assert not resumed(tmp_path, "training.eval_every=12").fit().interrupted
+    assert read_history(tmp_path / "history.jsonl")[-1]["event"] == "evaluation"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_and_a_second_one_quits(tmp_path: Path, number: int, capfd: Any) -> None:

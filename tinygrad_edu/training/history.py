@@ -44,7 +44,8 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
 class JsonlHistory(Callback):
     """Appends every record to a file, a line each, as it happens.
 
-    On resuming, lines written after the checkpoint was saved are dropped: they are about to happen again.
+    A new run begins the file anew. On resuming, lines written after the checkpoint was saved are dropped:
+    they are about to happen again.
 
     Parameters
     ----------

@@ -120,7 +120,7 @@ class Trainer:
         documents: Mapping[str, Any] | None = None,
     ):
         self.model, self.loader, self.settings = model, loader, settings
-        self.optimizer = optimizer or make_optimizer(settings, model)
+        self.optimizer = make_optimizer(settings, model) if optimizer is None else optimizer
         self.evaluate, self.callbacks = evaluate, tuple(callbacks)
         self.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.documents = dict(documents or {})
@@ -160,7 +160,7 @@ class Trainer:
         CheckpointError
             If a checkpoint cannot be written.
         """
-        batches, interrupted = self._batches(), False
+        batches = self._batches()
         self._signals.requested = False
         with self._signals:
             try:
@@ -171,10 +171,8 @@ class Trainer:
                         self._evaluate()
                     if self._save_is_due():
                         self._save()
-                    if self.state.step >= self.total_steps:
-                        break
-                    if self._signals.requested:
-                        interrupted = True
+                    interrupted = self._signals.requested
+                    if interrupted or self.state.step >= self.total_steps:
                         break
                     self._step(*next(batches))
                 if self._saved_at != self.state.step:
