@@ -79,9 +79,7 @@ def layer(
     subject = LayerSubject(layer, inputs, options, wrt=wrt, jitter=jitter, seed=seed, device=device)
     if names is not None:
         _rename(subject, names)
-    return _run(
-        subject, torch, contract, batched, seed=seed, seeds=seeds, rtol=rtol, torch_rtol=torch_rtol, axes=axes
-    )
+    return _run(subject, torch, contract, batched, seed=seed, seeds=seeds, rtol=rtol, torch_rtol=torch_rtol, axes=axes)
 
 
 def loss(loss: Layer, prediction: Any, target: Any, **options: Any) -> Report:

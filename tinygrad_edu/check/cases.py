@@ -114,7 +114,9 @@ class Case:
         """``LayerNorm (eps=1e-3)``."""
         return f"{self.of} ({self.options})" if self.options else self.of
 
-    def make(self, batch: int = 3, time: int = 4, device: str = "cpu", seed: int = 0, mine: Any = None) -> tuple[Layer, Inputs]:
+    def make(
+        self, batch: int = 3, time: int = 4, device: str = "cpu", seed: int = 0, mine: Any = None
+    ) -> tuple[Layer, Inputs]:
         """The layer and its inputs, on `device`."""
         with use(device):
             return self.build(Library(mine, seed)), self.inputs(Draw(seed), batch, time)
@@ -345,4 +347,3 @@ def _with_loss(case: Case) -> Case:
 
 
 CASES: list[Case] = [*_ACTIVATIONS, *_SIMPLE, *_ATTENTION, *_BLOCKS, *map(_with_loss, _LOSSES)]
-

@@ -53,7 +53,9 @@ def load_mine(path: Path, wanted: set[str]) -> dict[str, Any]:
     except SyntaxError as error:
         raise ConfigError(f"--mine: {path}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}") from None
     except Exception as error:
-        raise ConfigError(f"--mine: {path} does not run: {type(error).__name__}: {error}{_where(error, path)}") from None
+        raise ConfigError(
+            f"--mine: {path} does not run: {type(error).__name__}: {error}{_where(error, path)}"
+        ) from None
     mine = {name: found[name] for name in wanted if name in found}
     if not mine:
         own = [name for name, value in found.items() if callable(value) and not name.startswith("_")]
@@ -123,7 +125,10 @@ def check(
         wrong += not reports[-1].ok
         _show(console, reports, verbose)
     ending = "all is right" if not wrong else f"{wrong} {'is' if wrong == 1 else 'are'} wrong"
-    console.print(f"{len(chosen)} {'check' if len(chosen) == 1 else 'checks'}, {ending}", style="bold red" if wrong else "bold green")
+    console.print(
+        f"{len(chosen)} {'check' if len(chosen) == 1 else 'checks'}, {ending}",
+        style="bold red" if wrong else "bold green",
+    )
     if wrong:
         raise typer.Exit(1)
 
@@ -138,5 +143,6 @@ def _show(console: Any, reports: list[Report], verbose: bool) -> None:
         console.print(reports[0])
         console.print()
     else:
-        console.print(f"{last.name.partition(' at batch')[0]:56} ok  error {max(r.error for r in reports):.0e}", style="green")
-
+        console.print(
+            f"{last.name.partition(' at batch')[0]:56} ok  error {max(r.error for r in reports):.0e}", style="green"
+        )

@@ -142,7 +142,9 @@ def _backward_once(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
     except BackwardError:
         return
     except Exception as error:
-        raise _Broken(f"a second backward raised {type(error).__name__} where BackwardError is wanted: {error}") from None
+        raise _Broken(
+            f"a second backward raised {type(error).__name__} where BackwardError is wanted: {error}"
+        ) from None
     raise _Broken(
         "a second backward on one forward raised nothing; keep values with self.save(...) and take them with self.saved()"
     )
@@ -238,7 +240,9 @@ def _float32(subject: Subject, upstream: list[np.ndarray]) -> None:
         error = float(np.max(np.abs(found[key] - right), initial=0.0))
         if not error <= limit:
             what = "the output" if isinstance(key, int) else f"the gradient of {key}"
-            raise _Broken(f"{what} is off by {error:.2g} in float32, rounding explains {limit:.2g}: an unstable formula?")
+            raise _Broken(
+                f"{what} is off by {error:.2g} in float32, rounding explains {limit:.2g}: an unstable formula?"
+            )
 
 
 def _check_types(single: Subject, values: Values, upstream: list[np.ndarray]) -> None:

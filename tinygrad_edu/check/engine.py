@@ -155,7 +155,9 @@ class Examination:
             outputs, theirs = self.twin.run(self.values, first)
             report.tensors += self._compare_outputs(outputs)
         else:
-            report.tensors += [TensorResult(_output_name(i, self.outputs), "output", y.shape, True) for i, y in enumerate(self.outputs)]
+            report.tensors += [
+                TensorResult(_output_name(i, self.outputs), "output", y.shape, True) for i, y in enumerate(self.outputs)
+            ]
         results = {name: self._tensor(name, yours, theirs, first) for name in order}
         for _ in range(self.seeds - 1):
             self._another_seed(results)
@@ -188,7 +190,9 @@ class Examination:
                 names = axis_names(mine.shape, "output", self.axes.get(name))
                 result.ok, result.side, result.worst = False, "forward", dict(zip(names, worst or (), strict=False))
                 result.verdict = "Your output differs from torch's: the forward is wrong."
-                result.relation = explain(mine, torch, Context(axis_names(torch.shape, "output"), lengths=self._lengths()))
+                result.relation = explain(
+                    mine, torch, Context(axis_names(torch.shape, "output"), lengths=self._lengths())
+                )
         return results
 
     def _tensor(self, name: str, yours: Values, theirs: Values, upstream: list[np.ndarray]) -> TensorResult:
@@ -212,14 +216,14 @@ class Examination:
                 assert torch is not None
                 self._point_at(result, gradient, torch, torch)
                 result.ok, result.side = False, "forward"
-                result.verdict = (
-                    "Yours and numeric agree, torch differs: your backward fits your forward, and your forward is wrong."
-                )
+                result.verdict = "Yours and numeric agree, torch differs: your backward fits your forward, and your forward is wrong."
                 return result
         self._wrong(result, gradient, torch, upstream)
         return result
 
-    def _wrong(self, result: TensorResult, gradient: np.ndarray, torch: np.ndarray | None, upstream: list[np.ndarray]) -> None:
+    def _wrong(
+        self, result: TensorResult, gradient: np.ndarray, torch: np.ndarray | None, upstream: list[np.ndarray]
+    ) -> None:
         """Fill in a result that disagrees with the numeric gradient: entry by entry, and why."""
         name, value = result.name, self.values[result.name]
         agree = torch is not None and self.compare({name: torch}, [name], upstream).agree
@@ -270,9 +274,7 @@ class Examination:
         unit = np.zeros(self.values[name].shape)
         unit[index] = 1.0
         step = 1e-6
-        here, plus, minus = (
-            self.subject.forward(moved(self.values, {name: unit}, s)) for s in (0.0, step, -step)
-        )
+        here, plus, minus = (self.subject.forward(moved(self.values, {name: unit}, s)) for s in (0.0, step, -step))
         right = inner(upstream, [a - b for a, b in zip(plus, here, strict=True)]) / step
         left = inner(upstream, [a - b for a, b in zip(here, minus, strict=True)]) / step
         return abs(right - left) > 1e-2 * max(abs(right), abs(left), 1e-6)

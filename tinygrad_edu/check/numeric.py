@@ -50,7 +50,9 @@ def _difference(forward: Forward, values: Values, direction: Values, upstream: l
     return inner(upstream, [a - b for a, b in zip(plus, minus, strict=True)])
 
 
-def directional(forward: Forward, values: Values, direction: Values, upstream: list[np.ndarray], tol: float) -> Derivative:
+def directional(
+    forward: Forward, values: Values, direction: Values, upstream: list[np.ndarray], tol: float
+) -> Derivative:
     r"""Derivative of :math:`\langle u, f(x)\rangle` along a direction v.
 
     .. math:: \frac{8\,(f(x + hv) - f(x - hv)) - (f(x + 2hv) - f(x - 2hv))}{12\,h} = f'(x)\,v + O(h^4)

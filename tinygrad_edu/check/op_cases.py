@@ -79,7 +79,12 @@ class OpCase:
         """Check this row; arguments as in :meth:`tinygrad_edu.check.cases.Case.check`."""
         with use(device):
             inputs = self.inputs(Draw(settings.get("seed", 0)), batch, time)
-        settings = {"wrt": self.wrt, "torch": self.torch() if torch and self.torch else None, "device": device, **settings}
+        settings = {
+            "wrt": self.wrt,
+            "torch": self.torch() if torch and self.torch else None,
+            "device": device,
+            **settings,
+        }
         report = check_op(*self.functions(mine), *inputs, **settings)
         report.name = self.name
         return report
@@ -141,7 +146,14 @@ def _cross_entropy_torch(logits: Any, targets: Any, weight: Any, ignore_index: i
 
 
 def _head(r: Draw, B: int, T: int) -> Inputs:
-    return r.normal(B * T, DIM), r.normal(CLASSES, DIM), r.normal(CLASSES), r.targets(CLASSES, B * T, ignored=-100), -100, 0.1
+    return (
+        r.normal(B * T, DIM),
+        r.normal(CLASSES, DIM),
+        r.normal(CLASSES),
+        r.targets(CLASSES, B * T, ignored=-100),
+        -100,
+        0.1,
+    )
 
 
 def _head_torch(x: Any, weight: Any, bias: Any, targets: Any, ignore_index: int, smoothing: float) -> Any:
@@ -152,11 +164,11 @@ def _head_torch(x: Any, weight: Any, bias: Any, targets: Any, ignore_index: int,
 def _head_backward(L: Library) -> Function:
     """Losses and gradients come from one op; it adds into arrays that start at zero here."""
 
-    def backward(dy: Any, x: Any, weight: Any, bias: Any, targets: Any, ignore_index: int, label_smoothing: float) -> Any:
+    def backward(
+        dy: Any, x: Any, weight: Any, bias: Any, targets: Any, ignore_index: int, label_smoothing: float
+    ) -> Any:
         dweight, dbias = weight * 0, None if bias is None else bias * 0
-        _, dx = L.linear_cross_entropy_grad(
-            x, weight, bias, targets, dy, dweight, dbias, ignore_index, label_smoothing
-        )
+        _, dx = L.linear_cross_entropy_grad(x, weight, bias, targets, dy, dweight, dbias, ignore_index, label_smoothing)
         return dx, dweight, dbias
 
     return backward
@@ -184,7 +196,9 @@ def _head_losses_of_grad(L: Library) -> Function:
     return losses
 
 
-def _head_case(options: str, inputs: Callable[[Draw, int, int], Inputs], forward: Callable[[Library], Function]) -> OpCase:
+def _head_case(
+    options: str, inputs: Callable[[Draw, int, int], Inputs], forward: Callable[[Library], Function]
+) -> OpCase:
     return OpCase("linear_cross_entropy", _head_backward, inputs, options, forward, lambda: _head_torch,
                   covers=("linear_cross_entropy_grad",))  # fmt: skip
 
@@ -283,4 +297,3 @@ def _turn(x: Any, cos: Any, sin: Any) -> Any:
     half = x.shape[-1] // 2
     turned = torch.complex(x[..., :half], x[..., half:]) * torch.complex(cos, sin)
     return torch.cat([turned.real, turned.imag], dim=-1)
-

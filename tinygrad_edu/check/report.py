@@ -157,7 +157,18 @@ class Report:
             shape = "(" + ", ".join(map(str, t.shape)) + ")"
             worst = " ".join(f"{axis}={index}" for axis, index in t.worst.items())
             verdict = "ok" if t.ok else "WRONG"
-            rows.append((t.label, shape, _number(t.yours), _number(t.numeric), _number(t.torch), f"{t.error:.1e}", verdict, worst))
+            rows.append(
+                (
+                    t.label,
+                    shape,
+                    _number(t.yours),
+                    _number(t.numeric),
+                    _number(t.torch),
+                    f"{t.error:.1e}",
+                    verdict,
+                    worst,
+                )
+            )
         return rows
 
     _HEADER = ("tensor", "shape", "yours", "numeric", "torch", "error", "", "worst at")

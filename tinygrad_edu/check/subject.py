@@ -83,7 +83,9 @@ class Subject:
             chosen = list(wrt)
             wrong = [key for key in chosen if key not in floats]
             if wrong:
-                raise ConfigError(f"wrt: {name} has no floating-point input named {', '.join(map(repr, wrong))}; has {floats}")
+                raise ConfigError(
+                    f"wrt: {name} has no floating-point input named {', '.join(map(repr, wrong))}; has {floats}"
+                )
         self.values: Values = {key: on_host(inputs[key]) for key in inputs if key in chosen}
         self.kinds = dict.fromkeys(self.values, "input")
 
@@ -295,17 +297,19 @@ class OpSubject(Subject):
 
     def call_backward(self, upstream: list[Any], arguments: dict[str, Any], results: list[Any]) -> list[Any]:
         """Call backward with what its parameters' names ask for."""
-        parameters = list(inspect.signature(self._backward).parameters)
+        parameters = inspect.signature(self._backward).parameters
         known = self._defaults | arguments
         kept = iter(results[1:])
         given: list[Any] = [upstream[0]]
-        for key in parameters[1:]:
+        for key in list(parameters)[1:]:
             if key in known:
                 given.append(known[key])
             elif key in ("y", "out", "output"):
                 given.append(results[0])
             else:
                 extra = next(kept, None)
+                if extra is None and parameters[key].default is not inspect.Parameter.empty:
+                    break
                 if extra is None:
                     raise ConfigError(
                         f"check.op: cannot tell what backward's parameter {key!r} is: it is no input of {self.name} "

@@ -45,7 +45,9 @@ class Twin:
         elif callable(given):
             self._call = given
         else:
-            raise ConfigError(f"torch: expected a module, a function or a pair (module, call), got {type(given).__name__}")
+            raise ConfigError(
+                f"torch: expected a module, a function or a pair (module, call), got {type(given).__name__}"
+            )
 
     def _check_names(self) -> None:
         own = {key: self._subject.values[key].shape for key, kind in self._subject.kinds.items() if kind == "parameter"}
@@ -82,7 +84,9 @@ class Twin:
         positional = list(arguments.values())[: self._subject.positional]
         outputs = to_list(self._call(*positional, **dict(named)))
         if len(outputs) != len(upstream):
-            raise ConfigError(f"torch: the twin returned {len(outputs)} arrays, {self._subject.name} returned {len(upstream)}")
+            raise ConfigError(
+                f"torch: the twin returned {len(outputs)} arrays, {self._subject.name} returned {len(upstream)}"
+            )
         gradients = torch.autograd.grad(
             outputs, list(leaves.values()), [torch.tensor(u).reshape(y.shape) for u, y in zip(upstream, outputs, strict=True)],
             allow_unused=True,

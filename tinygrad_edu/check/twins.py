@@ -112,7 +112,9 @@ def rotary_attention(dim: int, heads: int) -> Callable[[], Twin]:
     return lambda: (module("MultiheadAttention", dim, heads, batch_first=True)(), call)
 
 
-def block(dim: int, heads: int, hidden: int, pre: bool, bias: bool = True, activation: str = "gelu") -> Callable[[], Twin]:
+def block(
+    dim: int, heads: int, hidden: int, pre: bool, bias: bool = True, activation: str = "gelu"
+) -> Callable[[], Twin]:
     """torch.nn.TransformerEncoderLayer."""
 
     def call(m: Any, x: Any, mask: Any = None, causal: bool = False) -> Any:
