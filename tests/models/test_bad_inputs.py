@@ -150,9 +150,7 @@ LABEL_CALLS: list[tuple[str, Callable[[Model, Any, Any], Any]]] = [
 @pytest.mark.parametrize(
     ("what", "labels", "error", "message"), BAD_LABELS, ids=[row[0].replace(" ", "-") for row in BAD_LABELS]
 )
-def test_labels(
-    what: str, labels: Any, error: type[Exception], message: str, call_name: str, call: Any
-) -> None:
+def test_labels(what: str, labels: Any, error: type[Exception], message: str, call_name: str, call: Any) -> None:
     assert_refused(lambda model: call(model, IDS, labels), error, message)
 
 
@@ -164,9 +162,7 @@ def test_one_token_has_no_next(call_name: str, call: Any) -> None:
     assert build().forward(one).logits.shape == (2, 1, 23)  # without labels it is fine
 
 
-@pytest.mark.parametrize(
-    "labels", [np.full_like(IDS, -100), with_value(np.full_like(IDS, -100), (slice(None), 0), 3)]
-)
+@pytest.mark.parametrize("labels", [np.full_like(IDS, -100), with_value(np.full_like(IDS, -100), (slice(None), 0), 3)])
 def test_a_step_without_any_label_learns_nothing_and_says_so(labels: np.ndarray) -> None:
     """Also when the only labels are at the first place, which no earlier token predicts."""
     message = "labels: every label of the batch is -100, so there is nothing to learn from"
@@ -286,9 +282,7 @@ BAD_GENERATE: list[tuple[str, Any, dict[str, Any], type[Exception], str]] = [
     BAD_GENERATE,
     ids=[row[0].replace(" ", "-") for row in BAD_GENERATE],
 )
-def test_generate(
-    what: str, prompt: Any, arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_generate(what: str, prompt: Any, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     if "length" not in what and not {"max_length", "max_new_tokens"} & set(arguments):
         arguments = {"max_length": 8, **arguments}
     assert_refused(lambda model: model.generate(prompt, **arguments), error, message)
@@ -301,9 +295,7 @@ def test_generate(
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("where", ["token_embedding.weight", "blocks.1.linear1.weight", "norm.bias"])
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_weights_that_are_not_finite_stop_the_step(
-    where: str, value: float, dtype: str, reference: bool
-) -> None:
+def test_weights_that_are_not_finite_stop_the_step(where: str, value: float, dtype: str, reference: bool) -> None:
     model = build(dtype=dtype)
     model.optimizer = AdamW(model)
     with np.errstate(invalid="ignore"):
@@ -357,9 +349,7 @@ def test_generating_from_weights_that_are_not_finite_is_an_error(options: dict[s
 
 def test_backward_needs_a_forward() -> None:
     model = build()
-    with pytest.raises(
-        BackwardError, match="CustomTransformerWrapper.backward: no forward to go back through"
-    ):
+    with pytest.raises(BackwardError, match="CustomTransformerWrapper.backward: no forward to go back through"):
         model.backward()
     model.forward(IDS, labels=IDS)
     model.backward()

@@ -56,9 +56,7 @@ def test_the_cache_gives_the_logits_of_the_whole_sequence(position: str) -> None
         caches = model.new_caches(12)
         np.testing.assert_allclose(model.next_logits(ids[:, :5], caches), whole[:, 4], rtol=1e-10)
         for end in range(6, 13):
-            np.testing.assert_allclose(
-                model.next_logits(ids[:, end - 1 : end], caches), whole[:, end - 1], rtol=1e-10
-            )
+            np.testing.assert_allclose(model.next_logits(ids[:, end - 1 : end], caches), whole[:, end - 1], rtol=1e-10)
         assert {cache.length for cache in caches} == {12}
 
 
@@ -191,9 +189,7 @@ EDGES: list[tuple[str, list[float], dict[str, Any], set[int]]] = [
 
 
 @pytest.mark.parametrize(("what", "logits", "settings", "possible"), EDGES, ids=[row[0] for row in EDGES])
-def test_edges_of_choosing(
-    what: str, logits: list[float], settings: dict[str, Any], possible: set[int]
-) -> None:
+def test_edges_of_choosing(what: str, logits: list[float], settings: dict[str, Any], possible: set[int]) -> None:
     options = {"temperature": 1.0, "top_k": None, "top_p": None, **settings}
     chosen = choose_next(np.array([logits] * 500), False, generator=Generator(0), **options)
     assert set(chosen.tolist()) == possible

@@ -213,9 +213,7 @@ def test_a_changed_model_is_still_flat_and_still_learns(change: Any, tolerance: 
             each.train_step(draw_ids(seed=step), None, 0.01)
     after = values(model)
     for name, value in values(twin).items():
-        if not name.endswith(
-            "in_proj_bias"
-        ):  # the key bias has gradient 0 but for rounding, see test_twin.py
+        if not name.endswith("in_proj_bias"):  # the key bias has gradient 0 but for rounding, see test_twin.py
             np.testing.assert_allclose(after[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
@@ -345,9 +343,7 @@ def test_memory_is_flat_over_sixty_steps() -> None:
 @pytest.mark.slow
 def test_memory_is_flat_over_a_thousand_steps() -> None:
     before, after = steps_and_memory(50, 1000)
-    assert after - before < FREE_LISTS < 1000 * ACTIVATION / 10, (
-        f"{after - before} bytes more after 1,000 steps"
-    )
+    assert after - before < FREE_LISTS < 1000 * ACTIVATION / 10, f"{after - before} bytes more after 1,000 steps"
 
 
 def test_the_test_of_memory_would_notice_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:

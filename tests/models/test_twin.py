@@ -32,9 +32,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def name_of(variant: dict[str, Any]) -> str:
-    return "-".join(
-        str(value) if isinstance(value, str) else f"{key}={value}" for key, value in variant.items()
-    )
+    return "-".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in variant.items())
 
 
 def assert_close(ours: Any, theirs: Any, dtype: str, what: str) -> None:
@@ -42,9 +40,7 @@ def assert_close(ours: Any, theirs: Any, dtype: str, what: str) -> None:
         scale = max(1.0, float(np.abs(theirs).max()))
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12 * scale, err_msg=what)
     else:
-        torch.testing.assert_close(
-            torch.tensor(ours), torch.tensor(theirs), msg=lambda text: f"{what}: {text}"
-        )
+        torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), msg=lambda text: f"{what}: {text}")
 
 
 MASKS = {
@@ -184,9 +180,7 @@ def test_gradients_accumulate_over_batches() -> None:
     model.forward_backward(first)
     model.forward_backward(second)
     for name, gradient in gradients(model).items():
-        np.testing.assert_allclose(
-            gradient, parts[0][name] + parts[1][name], rtol=1e-10, atol=1e-14, err_msg=name
-        )
+        np.testing.assert_allclose(gradient, parts[0][name] + parts[1][name], rtol=1e-10, atol=1e-14, err_msg=name)
 
 
 def torch_adamw(twin: TorchTransformer, lr: float, weight_decay: float) -> Any:

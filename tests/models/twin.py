@@ -44,9 +44,7 @@ def rotate(x: Any, base: float = 10000.0) -> Any:
     angle = torch.arange(time, dtype=torch.float64)[:, None] * base ** (
         -torch.arange(0, dim, 2, dtype=torch.float64) / dim
     )
-    turned = torch.complex(x[..., : dim // 2], x[..., dim // 2 :]) * torch.polar(
-        torch.ones_like(angle), angle
-    )
+    turned = torch.complex(x[..., : dim // 2], x[..., dim // 2 :]) * torch.polar(torch.ones_like(angle), angle)
     return torch.cat([turned.real, turned.imag], dim=-1).to(x.dtype)
 
 

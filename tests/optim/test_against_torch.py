@@ -132,9 +132,7 @@ def test_decay_can_be_chosen_for_each_parameter(make_pair: Callable[..., Any]) -
 
 
 @pytest.mark.parametrize("optimizer_class", [SGD, Adam, AdamW])
-def test_padding_between_flat_parameters_stays_zero(
-    make_pair: Callable[..., Any], optimizer_class: Any
-) -> None:
+def test_padding_between_flat_parameters_stays_zero(make_pair: Callable[..., Any], optimizer_class: Any) -> None:
     pair = make_pair("float32", True)
     optimizer = optimizer_class(pair.model, lr=0.1, weight_decay=DECAY)
     for _ in range(3):

@@ -23,9 +23,7 @@ def gradients(pair: Any) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("flat", [True, False], ids=["flat", "apart"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("max_norm", [1e-3, 1.0, 1e6, math.inf])
-def test_norm_clipping_is_that_of_torch(
-    make_pair: Callable[..., Any], flat: bool, dtype: str, max_norm: float
-) -> None:
+def test_norm_clipping_is_that_of_torch(make_pair: Callable[..., Any], flat: bool, dtype: str, max_norm: float) -> None:
     pair = make_pair(dtype, flat)
     pair.draw(scale=3.0)
     before = gradients(pair)
@@ -66,18 +64,14 @@ def test_value_clipping_is_that_of_torch(make_pair: Callable[..., Any], flat: bo
 
 @pytest.mark.parametrize("flat", [True, False], ids=["flat", "apart"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_norm_that_is_not_finite_never_clips(
-    make_pair: Callable[..., Any], value: float, flat: bool
-) -> None:
+def test_a_norm_that_is_not_finite_never_clips(make_pair: Callable[..., Any], value: float, flat: bool) -> None:
     pair = make_pair("float32", flat)
     pair.draw()
     pair.named["0.bias"].grad[2] = value
     pair.named["1.weight"].grad[3] = value  # nearer to the loss, so the backward pass met it first
     before = gradients(pair)
     expected = "nan" if math.isnan(value) else "inf"
-    with pytest.raises(
-        NonFiniteError, match=f"the gradient norm is {expected}; first at parameter '1.weight'"
-    ):
+    with pytest.raises(NonFiniteError, match=f"the gradient norm is {expected}; first at parameter '1.weight'"):
         clip_grad_norm_(pair.model, 1.0)
     with pytest.raises(NonFiniteError, match=f"the gradient norm is {expected}$"):
         clip_grad_norm_(pair.model.parameters(), 1.0)

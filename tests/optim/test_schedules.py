@@ -40,9 +40,7 @@ AGAINST_TORCH: list[tuple[str, Any, Callable[[Any], Any]]] = [
 
 @pytest.mark.parametrize(("name", "ours", "theirs"), AGAINST_TORCH, ids=[row[0] for row in AGAINST_TORCH])
 def test_rates_are_those_of_torch(name: str, ours: Any, theirs: Any) -> None:
-    np.testing.assert_allclose(
-        [ours(t) for t in range(21)], torch_rates(theirs, 0.3, 21), rtol=1e-12, atol=1e-17
-    )
+    np.testing.assert_allclose([ours(t) for t in range(21)], torch_rates(theirs, 0.3, 21), rtol=1e-12, atol=1e-17)
 
 
 # schedule, {step: rate}

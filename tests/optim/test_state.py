@@ -213,9 +213,7 @@ BROKEN: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("what", "damage", "message"), BROKEN, ids=[row[0].replace(" ", "-") for row in BROKEN]
-)
+@pytest.mark.parametrize(("what", "damage", "message"), BROKEN, ids=[row[0].replace(" ", "-") for row in BROKEN])
 def test_a_damaged_state_is_refused(
     make_pair: Callable[..., Any], what: str, damage: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
@@ -297,9 +295,7 @@ def test_a_foreign_parameter_in_only_is_an_error(make_pair: Callable[..., Any]) 
     pair = make_pair()
     pair.draw()
     before = pair.values()
-    with pytest.raises(
-        ConfigError, match="SGD: step got a parameter that is not among those it was made for"
-    ):
+    with pytest.raises(ConfigError, match="SGD: step got a parameter that is not among those it was made for"):
         SGD(pair.model).step(only=[*pair.model.parameters(), *tg.layers.Linear(2, 2).parameters()])
     for name, value in before.items():
         np.testing.assert_array_equal(pair.named[name].data, value)
@@ -316,9 +312,7 @@ def test_a_layer_without_parameters_has_nothing_to_update(make_pair: Callable[..
 
 
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
-def test_a_rate_given_as_a_numpy_scalar_takes_the_same_steps(
-    make_pair: Callable[..., Any], kind: Any
-) -> None:
+def test_a_rate_given_as_a_numpy_scalar_takes_the_same_steps(make_pair: Callable[..., Any], kind: Any) -> None:
     """numpy.float64 is a float to Python, but in NumPy it turns float32 arithmetic into float64."""
     pair, other = make_pair("float32"), make_pair("float32")
     optimizer, twin = kind(pair.model, lr=np.float64(0.1)), kind(other.model, lr=0.1)
