@@ -18,19 +18,13 @@ import pytest
 
 # No deadline: on a shared machine a slow example is no error. CI draws the same examples each time.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
-hypothesis.settings.register_profile(
-    "ci", parent=hypothesis.settings.get_profile("default"), derandomize=True
-)
-hypothesis.settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
-)
+hypothesis.settings.register_profile("ci", parent=hypothesis.settings.get_profile("default"), derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     wanted = [item for item in items if item.get_closest_marker("gpu")]
     if wanted and not tg.backend.cuda_available():
-        skip = pytest.mark.skip(
-            reason="needs a CUDA device and CuPy (`tinygrad-edu doctor` says what is missing)"
-        )
+        skip = pytest.mark.skip(reason="needs a CUDA device and CuPy (`tinygrad-edu doctor` says what is missing)")
         for item in wanted:
             item.add_marker(skip)

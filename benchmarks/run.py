@@ -90,12 +90,8 @@ def transformer(
     steps: Annotated[int, typer.Option(help="Timed steps of a run.", min=1)] = 10,
     warmup: Annotated[int, typer.Option(help="Steps before the timed ones.", min=1)] = 3,
     compile_twin: Annotated[bool, typer.Option("--compile", help="torch.compile for the twin.")] = False,
-    reference: Annotated[
-        bool, typer.Option("--reference", help="Also our readable ops without kernels.")
-    ] = False,
-    threads: Annotated[
-        int | None, typer.Option(help="For both sides; each side's best otherwise.", min=1)
-    ] = None,
+    reference: Annotated[bool, typer.Option("--reference", help="Also our readable ops without kernels.")] = False,
+    threads: Annotated[int | None, typer.Option(help="For both sides; each side's best otherwise.", min=1)] = None,
     torch_env: Annotated[list[str], typer.Option(help="NAME=VALUE for torch's processes; repeatable.")] = [],  # noqa: B006
     output: Output = RESULTS,
     no_save: NoSave = False,
@@ -152,9 +148,7 @@ def generate(
         seed=seed,
     )
     if prompt + tokens > time:
-        raise typer.BadParameter(
-            f"--prompt and --tokens together must fit in --time {time}, got {prompt + tokens}"
-        )
+        raise typer.BadParameter(f"--prompt and --tokens together must fit in --time {time}, got {prompt + tokens}")
     facts = machine()
     settings = {"tokens": tokens, "prompt": prompt, "repeats": repeats}
     with console.status("generating"):
@@ -194,9 +188,7 @@ def import_time(
     for repeat in range(repeats + 1):  # the first round fills the caches of files and compiled modules
         for name, values in seconds.items():
             code = f"import time; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
-            done = subprocess.run(
-                [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
-            )
+            done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise BenchmarkError(f"import {name} failed:\n{done.stderr.strip()}")
             if repeat:
@@ -263,9 +255,7 @@ def memory(
 
 @app.command()
 def ops(
-    only: Annotated[
-        list[str] | None, typer.Argument(help="Names of ops; all that have a kernel if none.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Argument(help="Names of ops; all that have a kernel if none.")] = None,
     device: Device = "cpu",
     vocab: Vocab = 50257,
     batch: Batch = 8,
@@ -279,16 +269,12 @@ def ops(
     no_save: NoSave = False,
 ) -> None:
     """Each kernel against the readable op that it stands in for, on the arrays of a training step."""
-    w = workload(
-        vocab=vocab, batch=batch, time=time, d_model=d_model, heads=heads, ffn=ffn, dtype=dtype, device=device
-    )
+    w = workload(vocab=vocab, batch=batch, time=time, d_model=d_model, heads=heads, ffn=ffn, dtype=dtype, device=device)
     if device != "cpu":
         raise typer.BadParameter("ops: only kernels of the cpu are timed one by one")
     facts = machine()
     with console.status("timing kernels"):
-        result = run_worker(
-            "ours", {"job": "ops", "workload": asdict(w), "repeats": repeats, "only": only or []}
-        )
+        result = run_worker("ours", {"job": "ops", "workload": asdict(w), "repeats": repeats, "only": only or []})
     record = {"benchmark": "ops", "workload": asdict(w), "machine": facts, **result}
     report.show_ops(record, console)
     keep(f"ops-{device}", record, output, no_save)
@@ -304,9 +290,7 @@ def main() -> None:
     try:
         app()
     except BenchmarkError as error:
-        Console(stderr=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -33,22 +33,16 @@ HEAVY = {
 
 
 def python(code: str) -> str:
-    env = dict(
-        os.environ, PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    )
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_importing_loads_numpy_and_nothing_heavy():
-    loaded = set(
-        python("import sys, tinygrad_edu; print(*{m.partition('.')[0] for m in sys.modules})").split()
-    )
+    loaded = set(python("import sys, tinygrad_edu; print(*{m.partition('.')[0] for m in sys.modules})").split())
     assert "numpy" in loaded
-    assert not loaded & (
-        HEAVY | {"pydantic", "typer", "rich", "yaml", "safetensors", "scipy", "threadpoolctl"}
-    )
+    assert not loaded & (HEAVY | {"pydantic", "typer", "rich", "yaml", "safetensors", "scipy", "threadpoolctl"})
 
 
 def test_importing_is_quick():
@@ -67,9 +61,7 @@ def test_heavy_packages_are_never_imported_at_the_top_of_a_module():
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
-            found += [
-                f"{path.relative_to(ROOT)}:{node.lineno} {n}" for n in names if n.partition(".")[0] in HEAVY
-            ]
+            found += [f"{path.relative_to(ROOT)}:{node.lineno} {n}" for n in names if n.partition(".")[0] in HEAVY]
     assert not found
 
 
@@ -123,9 +115,7 @@ def test_the_command_line_answers():
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_of_the_user_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_an_error_of_the_user_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     from tinygrad_edu import cli
 
     def fail() -> None:

@@ -134,9 +134,7 @@ def test_freed_arrays_stay_in_the_heap():
     for switch in ("on", "off"):
         env = {k: v for k, v in os.environ.items() if not k.startswith(SETTLED)}
         env |= {"PYTHONPATH": root, "TINYGRAD_EDU_MALLOC": switch}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         faults[switch] = int(done.stdout)
     assert faults["on"] < 100  # 0 was measured, against 30,000
     assert faults["off"] > 10 * max(faults["on"], 1)

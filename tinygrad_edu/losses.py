@@ -78,10 +78,11 @@ def cross_entropy_backward(
     rows, classes_there = logits.shape
     counted = targets != ignore_index
     classes = xp.where(counted, targets, 0)
-    a = (1 - label_smoothing) * (1.0 if weight is None else weight[classes][:, None])  # (N, 1)
-    b = label_smoothing / classes_there * (xp.ones_like(logits[:1]) if weight is None else weight[None, :])  # (1, V)
-    dlogits = (a + b.sum()) * xp.exp(logits - lse) - b
-    dlogits[xp.arange(rows), classes] -= a[:, 0] if weight is not None else a
+    weight = xp.ones_like(logits[0]) if weight is None else weight  # (V,)
+    a = (1 - label_smoothing) * weight[classes]  # (N,)
+    b = (label_smoothing / classes_there) * weight  # (V,)
+    dlogits = (a[:, None] + b.sum()) * xp.exp(logits - lse) - b
+    dlogits[xp.arange(rows), classes] -= a
     return (dlogits * xp.where(counted, dlosses, 0)[:, None]).astype(logits.dtype)
 
 
@@ -168,9 +169,7 @@ def linear_cross_entropy_grad(
         if bias is not None:
             logits += bias
         losses[rows], lse = cross_entropy(logits, targets[rows], None, ignore_index, label_smoothing)
-        dlogits = cross_entropy_backward(
-            dlosses[rows], logits, targets[rows], lse, None, ignore_index, label_smoothing
-        )
+        dlogits = cross_entropy_backward(dlosses[rows], logits, targets[rows], lse, None, ignore_index, label_smoothing)
         gemm(dlogits, weight, out=dx[rows])
         gemm(dlogits.T, x[rows], out=dweight, accumulate=True)
         if dbias is not None:
@@ -265,7 +264,10 @@ class CrossEntropyLoss(Layer):
         if self.reduction == "mean":
             _check_not_empty("CrossEntropyLoss", "targets", targets)
             if count == 0:
-                warnings.warn("CrossEntropyLoss: every target is ignore_index; the mean of nothing is taken as 0", stacklevel=3)
+                warnings.warn(
+                    "CrossEntropyLoss: every target is ignore_index; the mean of nothing is taken as 0",
+                    stacklevel=3,
+                )
             counted = rows != self.ignore_index
             divisor = max(count, 1) if weight is None else (weight[xp.where(counted, rows, 0)] * counted).sum()
             divisor = divisor if weight is None or count else 1

@@ -107,9 +107,7 @@ def apply() -> None:
             "passive",
             "threads of one pool must not spin while another pool wants the cores",
         )
-        _set(
-            "GOMP_SPINCOUNT", "1000", "a loop's threads wait a microsecond for the next loop, then they sleep"
-        )
+        _set("GOMP_SPINCOUNT", "1000", "a loop's threads wait a microsecond for the next loop, then they sleep")
     _set(
         "OPENBLAS_THREAD_TIMEOUT",
         "16",
@@ -258,9 +256,7 @@ def _keep_freed_memory() -> Setting:
         return Setting("malloc", "default", "user", f"TINYGRAD_EDU_MALLOC={switch}")
     for name in _MALLOC_VARIABLES:
         if name in os.environ:
-            return Setting(
-                "malloc", f"{name}={os.environ[name]}", "user", "set in the environment, left as it is"
-            )
+            return Setting("malloc", f"{name}={os.environ[name]}", "user", "set in the environment, left as it is")
     try:
         if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
             raise OSError

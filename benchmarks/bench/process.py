@@ -86,9 +86,7 @@ def revision() -> str | None:
     """The commit that is measured, marked where the tree differs from it; None outside a git checkout."""
     try:
         done = [
-            subprocess.run(
-                ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
-            )
+            subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20)
             for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
         ]
     except (OSError, subprocess.SubprocessError):

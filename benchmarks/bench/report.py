@@ -130,11 +130,7 @@ def show_memory(record: dict[str, Any], console: Console) -> None:
         f"Resident memory over {record['steps']:,} training steps: {found['first_mib']:,.1f} MiB at the "
         f"beginning (after {record['skip']} steps), {found['last_mib']:,.1f} MiB at the end; growth "
         f"{found['growth_mib']:+.2f} MiB, slope {found['kib_per_step']:+.3f} KiB a step: "
-        + (
-            "[green]flat[/]"
-            if found["flat"]
-            else f"[red]not flat[/] (allowed: {record['tolerance_mib']} MiB)"
-        )
+        + ("[green]flat[/]" if found["flat"] else f"[red]not flat[/] (allowed: {record['tolerance_mib']} MiB)")
     )
 
 

@@ -89,9 +89,7 @@ def time_steps(
     return {"seconds": seconds, "first_seconds": first}
 
 
-def gemm_rate(
-    multiply: Callable[[], Any], synchronize: Callable[[], None], size: int, budget: float = 0.5
-) -> float:
+def gemm_rate(multiply: Callable[[], Any], synchronize: Callable[[], None], size: int, budget: float = 0.5) -> float:
     """GFLOP/s of `multiply`, a product of two (size, size) matrices: the median of at least 5 runs."""
     for _ in range(2):
         multiply()

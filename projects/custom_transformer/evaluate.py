@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tinygrad_edu.metrics import ngram_bits_per_byte
 from tinygrad_edu.training.assembly import prepare_data, restore_model
-from tinygrad_edu.training.checkpoint import load_checkpoint
+from tinygrad_edu.storage import load_checkpoint
 from tinygrad_edu.training.evaluation import evaluate_language_model
 from tinygrad_edu.training.program import run_program
 from tinygrad_edu.training.report import generate_text, score_figures, score_table, verdict
@@ -32,12 +32,8 @@ console = Console()
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate a trained transformer, or let it write.")
     parser.add_argument("--checkpoint", required=True, help="a run folder, or one checkpoint in it")
-    parser.add_argument(
-        "--which", choices=("last", "best"), default="last", help="of a run folder (default: last)"
-    )
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="default: test"
-    )
+    parser.add_argument("--which", choices=("last", "best"), default="last", help="of a run folder (default: last)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
     parser.add_argument("--stride", type=int, help="tokens scored in each window (default: half of it)")
     parser.add_argument("--ngrams", action="store_true", help="measure character n-grams on the same split")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -45,12 +41,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     writing = parser.add_argument_group("writing")
     writing.add_argument("--generate", action="store_true", help="write text instead of evaluating")
     writing.add_argument("--prompt", help="what to go on from (default: the run's sample_prompt)")
-    writing.add_argument(
-        "--max-new-tokens", type=int, default=200, help="default: 200, or what fits the model"
-    )
-    writing.add_argument(
-        "--temperature", type=float, default=0.8, help="0 takes the likeliest token; default: 0.8"
-    )
+    writing.add_argument("--max-new-tokens", type=int, default=200, help="default: 200, or what fits the model")
+    writing.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token; default: 0.8")
     writing.add_argument("--top-k", type=int, default=40, help="0 for no limit; default: 40")
     writing.add_argument("--top-p", type=float, help="default: no limit")
     writing.add_argument("--seed", type=int, help="default: a new one each time")
@@ -96,9 +88,7 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     ngrams: dict[int, float] = {}
     if args.ngrams:
-        ngrams = ngram_bits_per_byte(
-            data.corpus.splits["train"], data.corpus.splits[args.split], orders=NGRAM_ORDERS
-        )
+        ngrams = ngram_bits_per_byte(data.corpus.splits["train"], data.corpus.splits[args.split], orders=NGRAM_ORDERS)
     if args.json:
         about = {"checkpoint": str(checkpoint.path), "step": checkpoint.step, "split": args.split}
         beside = {"ngram_bits_per_byte": ngrams} if ngrams else {}

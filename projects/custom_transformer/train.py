@@ -27,7 +27,7 @@ from tinygrad_edu.errors import ConfigError
 from tinygrad_edu.metrics import LanguageScore, ngram_bits_per_byte
 from tinygrad_edu.models import CustomTransformerWrapper
 from tinygrad_edu.training.assembly import TextData, build_model, prepare_data
-from tinygrad_edu.training.checkpoint import list_checkpoints, load_checkpoint
+from tinygrad_edu.storage import list_checkpoints, load_checkpoint
 from tinygrad_edu.training.config import RunConfig, dump_config, load_config
 from tinygrad_edu.training.evaluation import evaluate_language_model
 from tinygrad_edu.training.history import JsonlHistory, read_history
@@ -41,7 +41,7 @@ from tinygrad_edu.training.run_folder import (
     newest_run,
     run_folder_of,
 )
-from tinygrad_edu.training.storage import encode_json, write_atomic
+from tinygrad_edu.storage import encode_json, write_atomic
 from tinygrad_edu.training.trainer import Trainer
 from tinygrad_edu.viz import plot_history
 
@@ -58,9 +58,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Train a small transformer on real English text.",
         epilog="Settings are overridden as key=value, for example: training.max_steps=100 model.d_model=64",
     )
-    parser.add_argument(
-        "--config", metavar="FILE", help="settings (default: config.yaml beside this program)"
-    )
+    parser.add_argument("--config", metavar="FILE", help="settings (default: config.yaml beside this program)")
     parser.add_argument("--name", help="name of the run folder (default: date and time)")
     parser.add_argument(
         "--resume",
@@ -81,13 +79,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         args.resume = ""
     for word in args.overrides:
         if "=" not in word:
-            parser.error(
-                f"unknown argument {word!r}; settings are given as key=value, such as training.max_steps=100"
-            )
+            parser.error(f"unknown argument {word!r}; settings are given as key=value, such as training.max_steps=100")
     if args.resume is not None and (args.config or args.name):
-        parser.error(
-            "--resume takes its settings from the run; it cannot be combined with --config or --name"
-        )
+        parser.error("--resume takes its settings from the run; it cannot be combined with --config or --name")
     if args.resume is None and args.accept_changes:
         parser.error("--accept-changes is for --resume")
     return args
@@ -234,9 +228,7 @@ def finish(job: Job) -> None:
     console.print(score_table(scores, ngrams, "On all validation text, and on as much training text"))
     console.print(verdict(scores["validation"], ngrams), markup=False, soft_wrap=True)
     seconds = format_seconds(state.seconds)
-    console.print(
-        f"{state.step:,} steps took {seconds}. Everything is in {job.folder}", markup=False, soft_wrap=True
-    )
+    console.print(f"{state.step:,} steps took {seconds}. Everything is in {job.folder}", markup=False, soft_wrap=True)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -268,9 +260,7 @@ def train(args: argparse.Namespace) -> int:
 
 def say_how_to_resume(folder: Path, step: int, total: int) -> None:
     command = shlex.join([sys.executable, sys.argv[0], "--resume", str(folder)])
-    console.print(
-        f"\nStopped after step {step:,} of {total:,}; a checkpoint is saved. Go on with:", markup=False
-    )
+    console.print(f"\nStopped after step {step:,} of {total:,}; a checkpoint is saved. Go on with:", markup=False)
     console.print(f"  {command}", markup=False, soft_wrap=True, highlight=False)
 
 

@@ -98,9 +98,7 @@ def sides(losses: list[float], norms: list[float]) -> dict[str, list[float]]:
 
 
 def test_agreement_reports_the_largest_difference() -> None:
-    found = summary.check_agreement(
-        sides([2.0, 1.0], [1.0, 1.0]), sides([2.0, 1.00001], [1.0, 1.0]), "float32"
-    )
+    found = summary.check_agreement(sides([2.0, 1.0], [1.0, 1.0]), sides([2.0, 1.00001], [1.0, 1.0]), "float32")
     assert found["largest_relative_difference"]["losses"] == pytest.approx(1e-5, rel=1e-3)
     assert found["largest_relative_difference"]["grad_norms"] == 0
 
@@ -134,9 +132,7 @@ def test_flatness() -> None:
 def test_timing_counts_blocks_and_leaves_out_the_warm_up() -> None:
     seen: list[int] = []
     waits: list[int] = []
-    found = worker.time_steps(
-        seen.append, warmup=2, steps=5, block=2, synchronize=lambda: waits.append(len(seen))
-    )
+    found = worker.time_steps(seen.append, warmup=2, steps=5, block=2, synchronize=lambda: waits.append(len(seen)))
     assert seen == list(range(7))
     assert len(found["seconds"]) == 3  # 2 + 2 + 1
     assert waits == [1, 2, 4, 6, 7]

@@ -5,8 +5,7 @@ import pytest
 from tinygrad_edu.data import Corpus, Tokenizer, load_corpus, train_bpe
 
 TEXTS = [
-    f"Document {i}: the cat sat on mat {i * 7 % 13} — café, naïve, 日本語 {i}.\n\n  Indented {i}\n"
-    for i in range(40)
+    f"Document {i}: the cat sat on mat {i * 7 % 13} — café, naïve, 日本語 {i}.\n\n  Indented {i}\n" for i in range(40)
 ]
 
 

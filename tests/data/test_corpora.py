@@ -53,9 +53,7 @@ def test_tables_give_every_row(tmp_path, suffix):
 
 
 def test_the_same_texts_hash_alike_whatever_the_format(tmp_path):
-    hashes = {
-        load_corpus(write_table(tmp_path / f"rows{s}")).content_hash for s in (".jsonl", ".csv", ".parquet")
-    }
+    hashes = {load_corpus(write_table(tmp_path / f"rows{s}")).content_hash for s in (".jsonl", ".csv", ".parquet")}
     hashes.add(Corpus.from_texts(TEXTS).content_hash)
     assert len(hashes) == 1
     assert Corpus.from_texts([*TEXTS[:-1], "other"]).content_hash not in hashes
@@ -67,9 +65,7 @@ def test_saved_datasets(tmp_path):
     dataset.save_to_disk(tmp_path / "flat")
     assert list(load_corpus(tmp_path / "flat").documents) == TEXTS
     parts = {"train": ROWS[:16], "val": ROWS[16:18], "unsupervised": ROWS[18:]}
-    datasets.DatasetDict({k: datasets.Dataset.from_list(v) for k, v in parts.items()}).save_to_disk(
-        tmp_path / "dict"
-    )
+    datasets.DatasetDict({k: datasets.Dataset.from_list(v) for k, v in parts.items()}).save_to_disk(tmp_path / "dict")
     corpus = load_corpus(tmp_path / "dict")
     assert list(corpus.splits["validation"]) == TEXTS[16:18]
     assert len(corpus.splits["test"]) == 2  # taken from train
@@ -217,9 +213,7 @@ def test_damage_in_the_middle_of_parquet_and_arrow(tmp_path):
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_missing_column(tmp_path, suffix):
     path = write_table(tmp_path / f"rows{suffix}", [{"textbook": "a", "other": "b"}])
-    with pytest.raises(
-        DataError, match=r"no column 'textbok'; it has 'textbook', 'other'\. Did you mean 'textbook'\?"
-    ):
+    with pytest.raises(DataError, match=r"no column 'textbok'; it has 'textbook', 'other'\. Did you mean 'textbook'\?"):
         load_corpus(path, text_column="textbok")
 
 
@@ -360,9 +354,7 @@ def test_what_the_hub_client_gives_is_read(monkeypatch):
     assert list(corpus.documents) == TEXTS and asked == [("owner/name", "small")]
     with pytest.raises(DataError, match=r"hub data set 'owner/name': several columns hold text"):
         load_corpus("owner/name")
-    with pytest.raises(
-        DataError, match=r"'no/such': doesn't exist on the Hub \(FileNotFoundError\); .*python-docs"
-    ):
+    with pytest.raises(DataError, match=r"'no/such': doesn't exist on the Hub \(FileNotFoundError\); .*python-docs"):
         load_corpus("no/such")
 
 

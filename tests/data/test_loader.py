@@ -18,9 +18,7 @@ def epoch(loader):
     return np.concatenate([input_ids for input_ids, _ in loader])
 
 
-@given(
-    n=st.integers(5, 200), seq_len=st.integers(2, 12), batch_size=st.integers(1, 5), seed=st.integers(0, 9)
-)
+@given(n=st.integers(5, 200), seq_len=st.integers(2, 12), batch_size=st.integers(1, 5), seed=st.integers(0, 9))
 def test_windows_of_an_epoch_do_not_overlap_and_all_epochs_are_equally_long(n, seq_len, batch_size, seed):
     if n < seq_len:
         return

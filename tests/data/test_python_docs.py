@@ -97,18 +97,14 @@ def test_a_python_without_its_sources_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda name: str(tmp_path))
     python_docs.python_docs.cache_clear()
     try:
-        with pytest.raises(
-            DataError, match=r"only 0 documents found.*without its sources, so give a text file"
-        ):
+        with pytest.raises(DataError, match=r"only 0 documents found.*without its sources, so give a text file"):
             load_corpus("python-docs")
     finally:
         python_docs.python_docs.cache_clear()
 
 
 def test_it_has_no_columns():
-    with pytest.raises(
-        ConfigError, match="text_column: python-docs is plain text and has no column 'textbook'"
-    ):
+    with pytest.raises(ConfigError, match="text_column: python-docs is plain text and has no column 'textbook'"):
         load_corpus("python-docs", text_column="textbook")
 
 

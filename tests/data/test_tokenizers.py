@@ -98,9 +98,7 @@ def test_training_gives_the_same_on_any_number_of_threads(texts, tokenizer):
     assert train_bpe(iter(texts), 320).fingerprint == tokenizer.fingerprint
     code = f"from tinygrad_edu.data import train_bpe; print(train_bpe({texts!r}, 320).fingerprint)"
     environment = {**os.environ, "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.strip() == tokenizer.fingerprint
     assert train_bpe(texts, 321).fingerprint != tokenizer.fingerprint
     assert train_bpe(texts[1:], 320).fingerprint != tokenizer.fingerprint
@@ -142,9 +140,7 @@ def test_several_special_tokens(texts, tmp_path):
 @pytest.mark.parametrize("name", ["tokenizer.json", "folder"])
 def test_saved_and_loaded_is_the_same(tokenizer, tmp_path, name):
     file = tokenizer.save(tmp_path / name)
-    assert file.name == "tokenizer.json" and [path.name for path in file.parent.iterdir()] == [
-        "tokenizer.json"
-    ]
+    assert file.name == "tokenizer.json" and [path.name for path in file.parent.iterdir()] == ["tokenizer.json"]
     again = load_tokenizer(tmp_path / name)
     assert again.fingerprint == tokenizer.fingerprint
     assert again.encode("<|endoftext|> the cat 日本") == tokenizer.encode("<|endoftext|> the cat 日本")
@@ -209,9 +205,7 @@ def test_the_hub_out_of_reach(monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(
-        DataError, match=r"tokenizer 'gpt2': the hub cannot be reached.*give a local tokenizer\.json"
-    ):
+    with pytest.raises(DataError, match=r"tokenizer 'gpt2': the hub cannot be reached.*give a local tokenizer\.json"):
         load_tokenizer("gpt2")
 
 

@@ -25,11 +25,7 @@ def test_documents_begin_and_end_with_eos(texts, file, tokenizer):
     assert file.ids.tolist() == wanted
     assert isinstance(file.ids, np.memmap) and not file.ids.flags.writeable
     assert (file.ids.dtype, len(file), file.vocab_size) == (np.dtype("<u2"), len(wanted), 320)
-    assert (
-        file.text_bytes
-        == sum(len(text.encode()) for text in texts)
-        == tokenizer.token_bytes()[file.ids].sum()
-    )
+    assert file.text_bytes == sum(len(text.encode()) for text in texts) == tokenizer.token_bytes()[file.ids].sum()
     assert (file.info.documents, file.info.corpus, file.info.tokenizer) == (40, "c0", tokenizer.fingerprint)
     assert file.path.stat().st_size == 2 * len(wanted)
     assert TokenFile.open(file.path).ids.tolist() == wanted
@@ -61,9 +57,7 @@ def test_every_flipped_bit_and_every_truncation_is_noticed(file):
     raw = file.path.read_bytes()
     for at in range(0, len(raw), 97):
         file.path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-        with pytest.raises(
-            DataError, match=r"a\.bin: (SHA-256 .*; the file is damaged|id \d+ at position \d+)"
-        ):
+        with pytest.raises(DataError, match=r"a\.bin: (SHA-256 .*; the file is damaged|id \d+ at position \d+)"):
             TokenFile.open(file.path)
         file.path.write_bytes(raw[:at])
         with pytest.raises(DataError, match=rf"a\.bin: {at:,} bytes, wanted {len(raw):,} "):

@@ -68,12 +68,8 @@ def test_token_accuracy_refuses(predictions, labels, kind, message):
 def test_a_score_adds_up_batches():
     score = LanguageScore()
     assert all(map(math.isnan, (score.loss, score.accuracy, score.bits_per_byte, score.perplexity)))
-    score.add(
-        np.array([[1.0, 2.0, 0.0]], np.float32), np.array([[True, False, False]]), n_tokens=2, n_bytes=5
-    )
-    score.add(
-        np.array([[3.0, 0.0, 0.0]], np.float32), np.array([[True, False, False]]), n_tokens=1, n_bytes=3
-    )
+    score.add(np.array([[1.0, 2.0, 0.0]], np.float32), np.array([[True, False, False]]), n_tokens=2, n_bytes=5)
+    score.add(np.array([[3.0, 0.0, 0.0]], np.float32), np.array([[True, False, False]]), n_tokens=1, n_bytes=3)
     assert (score.loss, score.n_tokens, score.accuracy) == (2.0, 3, 2 / 3)
     assert score.perplexity == pytest.approx(math.exp(2))
     assert score.bits_per_byte == pytest.approx(6 / math.log(2) / 8)
@@ -83,7 +79,5 @@ def test_a_score_adds_up_batches():
 
 def test_sums_do_not_lose_small_losses():
     score = LanguageScore()
-    score.add(
-        np.full((1, 1_000_000), 0.1, np.float32), np.ones((1, 1_000_000), bool), n_tokens=10**6, n_bytes=10**6
-    )
+    score.add(np.full((1, 1_000_000), 0.1, np.float32), np.ones((1, 1_000_000), bool), n_tokens=10**6, n_bytes=10**6)
     assert score.loss == pytest.approx(float(np.float32(0.1)), rel=1e-9)

@@ -38,9 +38,7 @@ class Plain:
         return (seen[symbol] + len(seen) * lower) / (seen.total() + len(seen))
 
     def bits_per_byte(self, documents: list[str]) -> float:
-        bits = -sum(
-            math.log2(self.probability(symbol, h)) for text in documents for h, symbol in self.walk(text)
-        )
+        bits = -sum(math.log2(self.probability(symbol, h)) for text in documents for h, symbol in self.walk(text))
         return bits / sum(len(text.encode()) for text in documents)
 
 
@@ -59,9 +57,7 @@ def test_equal_to_the_plain_implementation(order):
 def test_equal_where_keys_do_not_fit_in_64_bits(seed):
     draw = random.Random(seed)
     alphabet = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]  # 12 bits: 5 symbols in a key
-    train = [
-        "".join(draw.choices(alphabet[:20] if draw.random() < 0.8 else alphabet, k=60)) for _ in range(60)
-    ]
+    train = ["".join(draw.choices(alphabet[:20] if draw.random() < 0.8 else alphabet, k=60)) for _ in range(60)]
     test = [train[0][5:40], "".join(draw.choices(alphabet, k=50)), train[3] + train[4]]
     found = ngram_bits_per_byte(train, test, orders=(5, 6, 9, 12))
     for n, bits in found.items():
@@ -74,10 +70,7 @@ def test_the_distribution_sums_to_one_over_the_whole_alphabet(history):
     padded = (END, END, *history)[-2:]
     seen = {END, *"".join(ENGLISH)}
     unseen = model.probability("\U0010fffd", padded)
-    total = (
-        sum(model.probability(symbol, padded) for symbol in seen)
-        + (ngrams.ALPHABET_SIZE - len(seen)) * unseen
-    )
+    total = sum(model.probability(symbol, padded) for symbol in seen) + (ngrams.ALPHABET_SIZE - len(seen)) * unseen
     assert total == pytest.approx(1.0, rel=1e-9)
 
 
@@ -93,9 +86,7 @@ def test_ours_sums_to_one_too():
 
 
 def test_the_order_of_documents_does_not_matter_and_histories_do_not_cross_them():
-    assert ngram_bits_per_byte(ENGLISH, HELD_OUT) == pytest.approx(
-        ngram_bits_per_byte(ENGLISH[::-1], HELD_OUT[::-1])
-    )
+    assert ngram_bits_per_byte(ENGLISH, HELD_OUT) == pytest.approx(ngram_bits_per_byte(ENGLISH[::-1], HELD_OUT[::-1]))
 
 
 def test_generators_and_empty_documents():
@@ -110,15 +101,11 @@ def test_python_docs_reads_as_english_does():
     for split in ("validation", "test"):
         bits = ngram_bits_per_byte(splits["train"], splits[split])
         # The corpus varies with the Python version; a leak between the splits would read far below.
-        assert 2.8 < bits[3] < 3.2 and 2.3 < bits[4] < 2.6 and 2.1 < bits[5] < 2.45 and 2.1 < bits[6] < 2.5, (
-            bits
-        )
+        assert 2.8 < bits[3] < 3.2 and 2.3 < bits[4] < 2.6 and 2.1 < bits[5] < 2.45 and 2.1 < bits[6] < 2.5, bits
 
 
 def test_a_long_training_text_is_cut_with_a_warning():
-    with pytest.warns(
-        UserWarning, match=r"counted on the first 30 characters only \(max_train_chars\)"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"counted on the first 30 characters only \(max_train_chars\)") as caught:
         found = ngram_bits_per_byte(ENGLISH, HELD_OUT, (2,), max_train_chars=30)
     assert caught[0].filename == __file__
     assert found == ngram_bits_per_byte([ENGLISH[0], ENGLISH[1][:8]], HELD_OUT, (2,))
@@ -130,9 +117,7 @@ def test_orders_that_cannot_be(orders):
         ngram_bits_per_byte(ENGLISH, HELD_OUT, orders)
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "name"), [([], ["a"], "train_docs"), (["a"], ["", ""], "test_docs")]
-)
+@pytest.mark.parametrize(("train", "test", "name"), [([], ["a"], "train_docs"), (["a"], ["", ""], "test_docs")])
 def test_no_text(train, test, name):
     with pytest.raises(DataError, match=f"{name}: no text; wanted at least one character"):
         ngram_bits_per_byte(train, test)

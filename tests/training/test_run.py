@@ -14,7 +14,7 @@ from tinygrad_edu.data import train_bpe
 from tinygrad_edu.errors import ConfigError, DataError, ShapeError
 from tinygrad_edu.metrics import LanguageScore
 from tinygrad_edu.models import CustomTransformerConfig, CustomTransformerWrapper
-from tinygrad_edu.training.checkpoint import save_checkpoint
+from tinygrad_edu.storage import save_checkpoint
 from tinygrad_edu.training.program import run_program
 from tinygrad_edu.training.progress import format_seconds
 from tinygrad_edu.training.report import generate_text, score_table, verdict

@@ -21,8 +21,8 @@ from tinygrad_edu.data import TokenLoader
 from tinygrad_edu.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tinygrad_edu.metrics import LanguageScore
 from tinygrad_edu.models import CustomTransformerConfig, CustomTransformerWrapper
+from tinygrad_edu.storage import Checkpoint, list_checkpoints, load_checkpoint
 from tinygrad_edu.training.callbacks import Callback, StepReport
-from tinygrad_edu.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from tinygrad_edu.training.config import make_config
 from tinygrad_edu.training.diagnosis import locate_nonfinite
 from tinygrad_edu.training.evaluation import EvaluationStopped, evaluate_language_model

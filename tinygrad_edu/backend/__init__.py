@@ -27,8 +27,8 @@ from .device import (
 from .dispatch import Op, kernel, kernels_enabled, op, reference_ops, registered_ops
 from .gemm import gemm
 from .mode import inference, is_inference
-from .special import erf
 from .random import Generator, default_generator, manual_seed, random_uniform
+from .special import erf
 
 __all__ = [
     "Array",

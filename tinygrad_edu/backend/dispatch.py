@@ -26,7 +26,8 @@ _ops: dict[str, Op] = {}
 _kernels: dict[tuple[str, str, str], Callable[..., Any]] = {}  # (op name, device, dtype) -> function
 _loaded: set[str] = set()
 _reference: ContextVar[bool] = ContextVar(
-    "tinygrad_edu_reference", default=os.environ.get("TINYGRAD_EDU_KERNELS", "on").lower() in ("off", "0", "no")
+    "tinygrad_edu_reference",
+    default=os.environ.get("TINYGRAD_EDU_KERNELS", "on").lower() in ("off", "0", "no"),
 )
 
 

@@ -1,10 +1,10 @@
 """Corpora, tokenizers, token files and loaders: from text to batches of ids."""
 
-from tinygrad_edu.data.corpora import Corpus, Documents, load_corpus
-from tinygrad_edu.data.files import default_cache_dir
-from tinygrad_edu.data.loader import TokenLoader, evaluation_windows
-from tinygrad_edu.data.tokenizers import Tokenizer, corpus_tokenizer, load_tokenizer, train_bpe
-from tinygrad_edu.data.tokens import TokenFile, TokenInfo, prepare_tokens, write_tokens
+from .corpora import Corpus, Documents, load_corpus
+from .files import default_cache_dir
+from .loader import TokenLoader, evaluation_windows
+from .tokenizers import Tokenizer, corpus_tokenizer, load_tokenizer, train_bpe
+from .tokens import TokenFile, TokenInfo, prepare_tokens, write_tokens
 
 __all__ = [
     "Corpus",

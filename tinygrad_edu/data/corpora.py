@@ -17,16 +17,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_edu.data.hub import (
+from ..errors import ConfigError, DataError, did_you_mean
+from .hub import (
     ArrowSource,
     is_hub_name,
     is_saved_dataset,
     load_hub_dataset,
     load_saved_dataset,
 )
-from tinygrad_edu.data.python_docs import python_docs, split_of
-from tinygrad_edu.data.sources import SUFFIXES, FileSource, check_text
-from tinygrad_edu.errors import ConfigError, DataError, did_you_mean
+from .python_docs import python_docs, split_of
+from .sources import SUFFIXES, FileSource, check_text
 
 SPLITS = ("train", "validation", "test")
 _TRAIN, _VALIDATION, _TEST = range(3)
@@ -219,9 +219,7 @@ def _local_path(dataset: str) -> Path | None:
         ValueError,
     ) as error:  # a name too long, a folder closed to us, an unknown ~user
         raise DataError(f"{dataset[:200]}: cannot be looked at: {error}") from error
-    looks_local = (
-        dataset.startswith((".", "/", "~", "\\")) or path.is_absolute() or dataset.lower().endswith(SUFFIXES)
-    )
+    looks_local = dataset.startswith((".", "/", "~", "\\")) or path.is_absolute() or dataset.lower().endswith(SUFFIXES)
     if not looks_local:
         return None
     siblings: list[str] = []
@@ -234,9 +232,7 @@ def _make_source(dataset: str, text_column: str | None) -> Source:
     """Find out what `dataset` names and open it."""
     if dataset == "python-docs":
         if text_column not in (None, "text"):
-            raise ConfigError(
-                f"text_column: python-docs is plain text and has no column {text_column!r}; leave it out"
-            )
+            raise ConfigError(f"text_column: python-docs is plain text and has no column {text_column!r}; leave it out")
         return [(text, split_of(name)) for name, text in python_docs()]
     path = _local_path(dataset)
     if path is not None:
@@ -288,9 +284,7 @@ def load_corpus(
         When the text cannot be found or read: names the file and line, column or hub data set.
     """
     if use_subset and (isinstance(subset_size, bool) or not isinstance(subset_size, int) or subset_size < 1):
-        raise ConfigError(
-            f"subset_size: {subset_size!r} with use_subset=True; wanted an integer of at least 1"
-        )
+        raise ConfigError(f"subset_size: {subset_size!r} with use_subset=True; wanted an integer of at least 1")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed: {seed!r}; wanted an integer of at least 0")
     if not str(dataset).strip():

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tinygrad_edu.errors import DataError
+from ..errors import DataError
 
 STALE_SECONDS = 24 * 60 * 60
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_edu.data.sources import check_text, pick_column, split_name
-from tinygrad_edu.errors import DataError
+from ..errors import DataError
+from .sources import check_text, pick_column, split_name
 
 #: Seconds to wait for the hub's first answer. The hub's own client retries for half a minute.
 PROBE_SECONDS = 5.0
@@ -82,13 +82,10 @@ def load_hub_dataset(name: str) -> Any:
         except Exception as error:  # the client raises a dozen types of four libraries
             if not online:
                 raise DataError(
-                    f"hub data set {name!r}: the hub cannot be reached, and there is no copy in its cache; "
-                    f"{BUILT_IN}"
+                    f"hub data set {name!r}: the hub cannot be reached, and there is no copy in its cache; {BUILT_IN}"
                 ) from error
             reason = " ".join(str(error).split())[:500]
-            raise DataError(
-                f"hub data set {name!r}: {reason} ({type(error).__name__}); {BUILT_IN}"
-            ) from error
+            raise DataError(f"hub data set {name!r}: {reason} ({type(error).__name__}); {BUILT_IN}") from error
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -104,9 +101,7 @@ def load_saved_dataset(path: Path) -> Any:
         return datasets.load_from_disk(str(path))
     except Exception as error:  # Arrow, JSON, key and file errors, all meaning the same
         reason = " ".join(str(error).split())[:300]
-        raise DataError(
-            f"{path}: cannot be read as a saved data set: {type(error).__name__}: {reason}"
-        ) from error
+        raise DataError(f"{path}: cannot be read as a saved data set: {type(error).__name__}: {reason}") from error
 
 
 class ArrowSource:
@@ -139,9 +134,7 @@ class ArrowSource:
         self.where = where
         self.parts = []
         for name, part in parts:
-            strings = [
-                key for key, kind in part.features.items() if getattr(kind, "dtype", None) in _TEXT_DTYPES
-            ]
+            strings = [key for key, kind in part.features.items() if getattr(kind, "dtype", None) in _TEXT_DTYPES]
             column = pick_column(part.column_names, strings, text_column, where)
             self.parts.append((name, part.select_columns([column]), column))
 
@@ -161,9 +154,7 @@ class ArrowSource:
                 try:
                     texts = part[some.tolist()][column]
                 except Exception as error:  # a damaged Arrow file shows only when its pages are touched
-                    raise DataError(
-                        f"{self.where}: rows {some[0]} to {some[-1]} cannot be read: {error}"
-                    ) from error
+                    raise DataError(f"{self.where}: rows {some[0]} to {some[-1]} cannot be read: {error}") from error
                 for row, text in zip(some, texts, strict=True):
                     yield check_text(text, f"{self.where}, row {row}, column {column!r}"), split
             start += len(part)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_edu.data.tokens import TokenFile
-from tinygrad_edu.errors import ConfigError, DataError, DtypeError, ShapeError
+from ..errors import ConfigError, DataError, DtypeError, ShapeError
+from .tokens import TokenFile
 
 IGNORE = -100  #: label of a position that is not scored
 
@@ -157,9 +157,7 @@ class TokenLoader:
             found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
             raise DataError(f"loader state: fields {found}, wanted {sorted(mine)}")
         fixed = [key for key in mine if key not in ("epoch", "position")]
-        other = [
-            f"{key} {state[key]!r}, this loader has {mine[key]!r}" for key in fixed if state[key] != mine[key]
-        ]
+        other = [f"{key} {state[key]!r}, this loader has {mine[key]!r}" for key in fixed if state[key] != mine[key]]
         if other:
             raise DataError("loader state comes from other data or settings: " + "; ".join(other))
         for key, most in (("epoch", None), ("position", len(self))):
@@ -215,9 +213,7 @@ def evaluation_windows(
         )
     ids = _ids_of(tokens)
     if len(ids) < 2:
-        raise DataError(
-            f"tokens: {len(ids)} in the split, wanted at least 2: one to predict from, one to predict"
-        )
+        raise DataError(f"tokens: {len(ids)} in the split, wanted at least 2: one to predict from, one to predict")
     return _evaluation_batches(ids, seq_len, stride, batch_size)
 
 

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tinygrad_edu.errors import DataError
+from ..errors import DataError
 
 #: Left out: tests and bundled packages (not documentation of the library), character tables (`encodings`),
 #: and packages that many distributions leave out or later versions dropped, so that installations of one

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tinygrad_edu.errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean
 
 #: Lines longer than this are refused: almost always a file that is not text, and a line is held whole.
 MAX_LINE_BYTES = 16 * 2**20
@@ -71,14 +71,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             where = f"{path}, line {number}"
             if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
                 raise DataError(
-                    f"{where}: longer than {MAX_LINE_BYTES:,} bytes; break the text into lines, "
-                    "or store it as parquet"
+                    f"{where}: longer than {MAX_LINE_BYTES:,} bytes; break the text into lines, or store it as parquet"
                 )
             utf16 = "; it looks like UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
             if (nul := raw.find(b"\0")) >= 0:
-                raise DataError(
-                    f"{where}: NUL byte at offset {offset + nul} of the file; not UTF-8 text{utf16}"
-                )
+                raise DataError(f"{where}: NUL byte at offset {offset + nul} of the file; not UTF-8 text{utf16}")
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -123,8 +120,7 @@ def pick_column(columns: Iterable[str], text_columns: Iterable[str], wanted: str
     if wanted is not None:
         if wanted not in every:
             raise DataError(
-                f"{where}: no column {wanted!r}; it has {', '.join(map(repr, every))}."
-                + did_you_mean(wanted, every)
+                f"{where}: no column {wanted!r}; it has {', '.join(map(repr, every))}." + did_you_mean(wanted, every)
             )
         if wanted not in strings:
             raise DataError(f"{where}: column {wanted!r} does not hold text; text is in {strings}")
@@ -133,11 +129,7 @@ def pick_column(columns: Iterable[str], text_columns: Iterable[str], wanted: str
         return "text"
     if len(strings) == 1:
         return strings[0]
-    found = (
-        "no column holds text"
-        if not strings
-        else f"several columns hold text ({', '.join(map(repr, strings))})"
-    )
+    found = "no column holds text" if not strings else f"several columns hold text ({', '.join(map(repr, strings))})"
     raise DataError(f"{where}: {found}; say which one with text_column=...")
 
 
@@ -155,19 +147,13 @@ def read_jsonl(path: Path, text_column: str | None) -> Iterator[str]:
         except (ValueError, RecursionError) as error:  # an integer of 5,000 digits, 10,000 brackets
             raise DataError(f"{where}: broken JSON: {error}") from error
         if not isinstance(record, dict):
-            raise DataError(
-                f'{where}: {type(record).__name__} {line[:40]!r}, wanted an object like {{"text": ...}}'
-            )
+            raise DataError(f'{where}: {type(record).__name__} {line[:40]!r}, wanted an object like {{"text": ...}}')
         if column is None:
             # A column known by name is taken whatever it holds here; `check_text` looks at every line.
-            strings = [
-                key for key, value in record.items() if isinstance(value, str) or key in (text_column, "text")
-            ]
+            strings = [key for key, value in record.items() if isinstance(value, str) or key in (text_column, "text")]
             column = pick_column(record, strings, text_column, where)
         if column not in record:
-            raise DataError(
-                f"{where}: no column {column!r}; it has {list(record)}." + did_you_mean(column, record)
-            )
+            raise DataError(f"{where}: no column {column!r}; it has {list(record)}." + did_you_mean(column, record))
         yield check_text(record[column], f"{where}, column {column!r}")
 
 
@@ -196,9 +182,7 @@ def read_csv(path: Path, text_column: str | None) -> Iterator[str]:
                 raise DataError(f"{path}, line {start}: columns named twice: {twice}")
             index = header.index(pick_column(header, header, text_column, f"{path}, line {start}"))
         elif len(row) != len(header):
-            raise DataError(
-                f"{path}, line {start}: {len(row)} fields, wanted {len(header)} ({', '.join(header)})"
-            )
+            raise DataError(f"{path}, line {start}: {len(row)} fields, wanted {len(header)} ({', '.join(header)})")
         else:
             yield check_text(row[index], f"{path}, line {start}, column {header[index]!r}")
 
@@ -247,11 +231,7 @@ def list_files(path: Path) -> list[Path]:
     files = []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [
-            Path(folder, name)
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        ]
+        files += [Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
     # A pipe or a device would be waited for; a link that leads nowhere stays, and is named when it is opened.
     files = [file for file in files if file.is_file() or not file.exists()]
     if not files:
@@ -296,9 +276,7 @@ class FileSource:
         plain = sum(size for file, (size, _) in self.stamps.items() if file.suffix.lower() in TEXT_SUFFIXES)
         self.document_size = document_size(plain)
         if text_column not in (None, "text") and all(f.suffix.lower() in TEXT_SUFFIXES for f in self.files):
-            raise DataError(
-                f"{path}: plain text has no columns, so text_column={text_column!r} cannot be found in it"
-            )
+            raise DataError(f"{path}: plain text has no columns, so text_column={text_column!r} cannot be found in it")
 
     @staticmethod
     def _stamp(file: Path) -> tuple[int, int]:

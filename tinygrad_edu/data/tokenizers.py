@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_edu.data.files import default_cache_dir, whole_file
-from tinygrad_edu.errors import ConfigError, DataError, DtypeError, RangeError
+from ..errors import ConfigError, DataError, DtypeError, RangeError
+from .files import default_cache_dir, whole_file
 
 if TYPE_CHECKING:
-    from tinygrad_edu.data.corpora import Corpus
+    from .corpora import Corpus
 
 END_OF_TEXT = "<|endoftext|>"
 #: Names by which the token that ends a document is found; the lowest id wins.
@@ -90,9 +90,7 @@ class Tokenizer:
         names: dict[str, int] = inner.get_vocab(with_added_tokens=True)
         self._ids = frozenset(names.values())
         self.vocab_size = max(self._ids) + 1
-        self.eos_token_id: int | None = min(
-            (names[name] for name in END_NAMES if name in names), default=None
-        )
+        self.eos_token_id: int | None = min((names[name] for name in END_NAMES if name in names), default=None)
         self.fingerprint = _fingerprint(rules)
 
     def encode(self, text: str) -> list[int]:
@@ -116,9 +114,7 @@ class Tokenizer:
                 with contextlib.suppress(UnicodeEncodeError):
                     text.encode()
                     continue
-                raise DtypeError(
-                    f"text {position} holds an unpaired surrogate; it is not Unicode text"
-                ) from error
+                raise DtypeError(f"text {position} holds an unpaired surrogate; it is not Unicode text") from error
             raise
         return [encoding.ids for encoding in encodings]
 
@@ -190,9 +186,7 @@ def _fingerprint(rules: dict[str, Any]) -> str:
 def _check_training(vocab_size: int, special_tokens: Sequence[str], min_frequency: int) -> None:
     """Raise ConfigError unless a vocabulary of this size can be trained."""
     if isinstance(special_tokens, str) or not special_tokens or not all(special_tokens):
-        raise ConfigError(
-            f"special_tokens: {special_tokens!r}; wanted a sequence of names, the end of text first"
-        )
+        raise ConfigError(f"special_tokens: {special_tokens!r}; wanted a sequence of names, the end of text first")
     if special_tokens[0] not in END_NAMES:
         raise ConfigError(
             f"special_tokens: {special_tokens[0]!r} comes first; wanted one of {END_NAMES}, the names by "
@@ -289,9 +283,7 @@ def corpus_tokenizer(
     if file.is_file() and sum_file.is_file():
         if hashlib.sha256(file.read_bytes()).hexdigest() == sum_file.read_text("ascii", errors="replace"):
             return load_tokenizer(file)
-        warnings.warn(
-            f"{file}: damaged (its SHA-256 is not that in {sum_file.name}); trained anew", stacklevel=2
-        )
+        warnings.warn(f"{file}: damaged (its SHA-256 is not that in {sum_file.name}); trained anew", stacklevel=2)
     tokenizer = train_bpe(
         corpus.splits["train"], vocab_size, special_tokens=special_tokens, min_frequency=min_frequency
     )
@@ -331,9 +323,7 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
             raise DataError(f"{path}: cannot be read as a tokenizer: {error}") from error
         return Tokenizer(inner, str(path))
     if path.suffix == ".json" or path.is_absolute() or name.startswith((".", "~")):
-        raise DataError(
-            f"{path}: no such tokenizer file; wanted a tokenizer.json, or vocab.json and merges.txt"
-        )
+        raise DataError(f"{path}: no such tokenizer file; wanted a tokenizer.json, or vocab.json and merges.txt")
     return Tokenizer(_fetch(name), name)
 
 
@@ -358,16 +348,14 @@ def _fetch(name: str) -> Any:
     from huggingface_hub import hf_hub_download
     from tokenizers import Tokenizer as Inner
 
-    from tinygrad_edu.data.hub import quick_offline
+    from .hub import quick_offline
 
     with quick_offline() as online:
         try:
             return Inner.from_file(hf_hub_download(name, "tokenizer.json"))
         except Exception as error:  # the client raises a dozen types of four libraries
             reason = (
-                " ".join(str(error).split())[:300]
-                if online
-                else "the hub cannot be reached, and its cache has none"
+                " ".join(str(error).split())[:300] if online else "the hub cannot be reached, and its cache has none"
             )
             raise DataError(
                 f"tokenizer {name!r}: {reason}; give a local tokenizer.json, or train one with train_bpe, "

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_edu.data.corpora import SPLITS, Corpus
-from tinygrad_edu.data.files import default_cache_dir, make_folder, whole_file
-from tinygrad_edu.data.tokenizers import Tokenizer
-from tinygrad_edu.errors import ConfigError, DataError
+from ..errors import ConfigError, DataError
+from .corpora import SPLITS, Corpus
+from .files import default_cache_dir, make_folder, whole_file
+from .tokenizers import Tokenizer
 
 FORMAT = 1
 _CHUNK = 1 << 20  # characters encoded, or ids verified, at a time
@@ -111,9 +111,7 @@ class TokenFile:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
         wanted = info.count * dtype.itemsize
         if size != wanted:
-            raise DataError(
-                f"{path}: {size:,} bytes, wanted {wanted:,} ({info.count:,} ids of {dtype.itemsize})"
-            )
+            raise DataError(f"{path}: {size:,} bytes, wanted {wanted:,} ({info.count:,} ids of {dtype.itemsize})")
         try:
             ids: NDArray[Any] = np.memmap(path, dtype=dtype, mode="r", shape=(info.count,))
         except (OSError, ValueError) as error:
@@ -140,14 +138,10 @@ def _read_info(path: Path) -> TokenInfo:
         raise DataError(f"{path}: fields {sorted(values)}, wanted {sorted(kinds)}")
     for name, kind in kinds.items():
         if type(values[name]) is not kind or (kind is int and values[name] < 0):
-            raise DataError(
-                f"{path}: {name} is {values[name]!r}, wanted a {kind.__name__} that is not negative"
-            )
+            raise DataError(f"{path}: {name} is {values[name]!r}, wanted a {kind.__name__} that is not negative")
     info = TokenInfo(**values)
     if info.count < 1 or not 1 <= info.vocab_size <= 1 << 32:
-        raise DataError(
-            f"{path}: count {info.count} and vocab_size {info.vocab_size}, wanted at least 1 of each"
-        )
+        raise DataError(f"{path}: count {info.count} and vocab_size {info.vocab_size}, wanted at least 1 of each")
     if info.dtype != smallest_dtype(info.vocab_size).str:
         raise DataError(
             f"{path}: dtype {info.dtype!r}, wanted {smallest_dtype(info.vocab_size).str!r} for "

@@ -56,17 +56,13 @@ def show(report: Report, console: Console | None = None) -> None:
     console.print()
     for finding in report.findings:
         label, colour = _LEVELS[finding.level]
-        console.print(
-            Text(f"{label:<6}", style=colour) + Text(f"{finding.topic}: {finding.text}", style="default")
-        )
+        console.print(Text(f"{label:<6}", style=colour) + Text(f"{finding.topic}: {finding.text}", style="default"))
         if finding.fix:
             console.print(Text("       run: ", style="default") + Text(finding.fix, style="bold"))
     mendable = sum(f.level in ("slow", "wrong") for f in report.findings)
     console.print()
     console.print(
-        "All is well."
-        if mendable == 0
-        else f"{mendable} finding{'s' * (mendable > 1)} to mend, marked above."
+        "All is well." if mendable == 0 else f"{mendable} finding{'s' * (mendable > 1)} to mend, marked above."
     )
 
 

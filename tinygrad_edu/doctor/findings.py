@@ -103,9 +103,7 @@ def check_threads(facts: Facts) -> Iterator[Finding]:
         elif threads < usable:
             names = (variable, "OMP_NUM_THREADS")
             by = next((n for n in names if n in facts.environment), None)
-            text = f"{threads} of {usable} usable cores" + (
-                f", for {by}={facts.environment[by]}" if by else ""
-            )
+            text = f"{threads} of {usable} usable cores" + (f", for {by}={facts.environment[by]}" if by else "")
             fix = _unset(facts, by) if by else _export(facts, variable, usable)
             yield Finding("slow", f"{pool} threads", text, fix)
         else:
@@ -132,9 +130,7 @@ def check_numba(facts: Facts) -> Iterator[Finding]:
         yield Finding("slow", "Numba", text, _unset(facts, "NUMBA_DISABLE_JIT"))
     elif numba.layer == "workqueue":
         text = "threading layer workqueue, which stops the process if two Python threads use it at once"
-        yield Finding(
-            "note", "Numba", text, None if facts.system.startswith("Darwin") else "python -m pip install tbb"
-        )
+        yield Finding("note", "Numba", text, None if facts.system.startswith("Darwin") else "python -m pip install tbb")
     else:
         yield Finding("ok", "Numba", f"compiles, threading layer {numba.layer}")
     switch = facts.environment.get("TINYGRAD_EDU_KERNELS", "")
@@ -151,11 +147,7 @@ def check_malloc(facts: Facts) -> Iterator[Finding]:
     if setting.source == "library":
         yield Finding("ok", "allocator", str(setting.value))
     else:
-        name = (
-            setting.reason.partition("=")[0]
-            if "=" in setting.reason
-            else str(setting.value).partition("=")[0]
-        )
+        name = setting.reason.partition("=")[0] if "=" in setting.reason else str(setting.value).partition("=")[0]
         text = f"left as it is for {name}; each step pays for fresh pages"
         yield Finding("note", "allocator", text, _unset(facts, name))
 
@@ -242,9 +234,7 @@ def _no_device(facts: Facts) -> Finding:
     if package and package != wanted:
         fix = f"python -m pip uninstall -y {package} && python -m pip install '{wanted}[ctk]'"
         return Finding("wrong", "GPU", f"{text}. The driver ({gpu.hardware}) is too old for {package}", fix)
-    text += (
-        f". There is one, though ({gpu.hardware}): start a container with --gpus all, or update the driver"
-    )
+    text += f". There is one, though ({gpu.hardware}): start a container with --gpus all, or update the driver"
     return Finding("wrong", "GPU", text)
 
 

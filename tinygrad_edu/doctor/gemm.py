@@ -118,9 +118,7 @@ def rate_in_fresh_process(
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "tinygrad_edu.doctor.gemm", str(size), str(budget)]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout, check=True
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=True)
         return float(json.loads(done.stdout)["rate"])
     except (OSError, subprocess.SubprocessError, ValueError, KeyError):
         return None

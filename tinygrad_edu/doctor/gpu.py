@@ -92,9 +92,7 @@ def _try_device(cupy: Any) -> str:
         return f"a matrix product on the device is wrong: {product.tolist()}"
     square = cupy.ElementwiseKernel("float32 x", "float32 y", "y = x * x", "tinygrad_edu_doctor_square")
     squares = cupy.asnumpy(square(a)).ravel().tolist()
-    return (
-        "" if squares == [0.0, 1.0, 4.0, 9.0, 16.0, 25.0] else f"a kernel on the device is wrong: {squares}"
-    )
+    return "" if squares == [0.0, 1.0, 4.0, 9.0, 16.0, 25.0] else f"a kernel on the device is wrong: {squares}"
 
 
 def _describe(cupy: Any, number: int) -> str:

@@ -6,6 +6,7 @@ Every op returns ``y`` alone; what its backward needs is x or y, whichever makes
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from ..backend import Array, erf, namespace, op
 from ..errors import ConfigError
@@ -234,7 +235,7 @@ class Softmax(Layer):
         return f"dim={self.dim}"
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[], Layer]] = {
     "relu": ReLU,
     "gelu": GELU,
     "gelu_tanh": lambda: GELU(approximate="tanh"),

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..backend import Array, Generator, default_generator, is_inference, namespace, op, random_uniform, same_memory
+from ..backend import (
+    Array,
+    Generator,
+    default_generator,
+    is_inference,
+    namespace,
+    op,
+    random_uniform,
+    same_memory,
+)
 from ..errors import BackwardError, ConfigError, DtypeError, ShapeError, format_shape
 from .base import Layer, Parameter, check_positive, check_probability
 from .linear import Linear, linear, linear_backward
@@ -190,7 +199,7 @@ class MultiHeadAttention(Layer):
         self.in_proj_weight = Parameter(self.generator.uniform(3 * embed_dim, embed_dim, low=-bound, high=bound))
         self.in_proj_bias = Parameter(self.in_proj_weight.data[:, 0] * 0) if bias else None
         self.out_proj = Linear(embed_dim, embed_dim, bias, self.generator)
-        if bias:
+        if self.out_proj.bias is not None:
             self.out_proj.bias.data.fill(0)
         self.rotary = rotary
 
@@ -208,7 +217,9 @@ class MultiHeadAttention(Layer):
         if mask is not None:
             namespace(query, mask)
             if mask.dtype != bool:
-                raise DtypeError(f"MultiHeadAttention: mask must be bool, True where a query may look; got {mask.dtype}")
+                raise DtypeError(
+                    f"MultiHeadAttention: mask must be bool, True where a query may look; got {mask.dtype}"
+                )
 
     def _project(self, x: Array, rows: slice) -> Array:
         """Some of the packed projections of x, split into heads: (n, B, H, T, hd), a view of one product."""

@@ -70,9 +70,7 @@ class Embedding(Layer):
     std : 1, as torch has it; language models use 0.02
     """
 
-    def __init__(
-        self, num_embeddings: int, embedding_dim: int, generator: Generator | None = None, std: float = 1.0
-    ):
+    def __init__(self, num_embeddings: int, embedding_dim: int, generator: Generator | None = None, std: float = 1.0):
         super().__init__()
         check_positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         generator = generator or default_generator()

@@ -19,9 +19,7 @@ def create_padding_mask(input_ids: Array, pad_token_id: int) -> Array:
     (B, 1, 1, T), the same for every head and query
     """
     if input_ids.ndim != 2:
-        raise ShapeError(
-            f"create_padding_mask: expected (batch, time) ids, got {format_shape(tuple(input_ids.shape))}"
-        )
+        raise ShapeError(f"create_padding_mask: expected (batch, time) ids, got {format_shape(tuple(input_ids.shape))}")
     return (input_ids != pad_token_id)[:, None, None, :]
 
 

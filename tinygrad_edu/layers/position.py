@@ -166,9 +166,7 @@ class RotaryPositions(Layer):
 
     def forward(self, x: Array, start: int = 0) -> Array:  # (..., T, dim)
         if x.ndim < 2 or x.shape[-1] != self.dim:
-            raise ShapeError(
-                f"RotaryPositions: expected (..., time, {self.dim}), got {format_shape(tuple(x.shape))}"
-            )
+            raise ShapeError(f"RotaryPositions: expected (..., time, {self.dim}), got {format_shape(tuple(x.shape))}")
         end = start + x.shape[-2]
         check_length("RotaryPositions", start, x.shape[-2], self.max_len)
         self.save(start, end)

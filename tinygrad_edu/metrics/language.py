@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_edu.errors import ConfigError, DtypeError, ShapeError
+from ..errors import ConfigError, DtypeError, ShapeError
 
 
 def perplexity(nll_per_token: float) -> float:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_edu.errors import ConfigError, DataError
+from ..errors import ConfigError, DataError
 
 #: Unicode scalar values (0x110000 code points less 2,048 surrogates) and the end symbol.
 ALPHABET_SIZE = 0x110000 - 0x800 + 1
@@ -69,9 +69,7 @@ def ngram_bits_per_byte(
     train = list(_up_to(train_docs, max_train_chars))
     test = [text for text in test_docs if text]
     if not train or not test:
-        raise DataError(
-            f"{'train_docs' if not train else 'test_docs'}: no text; wanted at least one character"
-        )
+        raise DataError(f"{'train_docs' if not train else 'test_docs'}: no text; wanted at least one character")
     n_bytes = sum(len(text.encode()) for text in test)
     bits = _bits(train, test, max(orders))
     return {n: bits[n] / n_bytes for n in orders}
@@ -138,9 +136,7 @@ def _bits(train: list[str], test: list[str], order: int) -> dict[int, float]:
     return totals
 
 
-def _interpolate(
-    train: Integers, test: Integers, symbol_bits: int, lower: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _interpolate(train: Integers, test: Integers, symbol_bits: int, lower: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Witten-Bell's probability of each test n-gram, given that of the order below.
 
     A key holds the history in its upper bits and the character in its `symbol_bits` lower ones, so sorting

@@ -121,18 +121,14 @@ class BaseLanguageModel(Layer):
             raise ShapeError(f"{name}: expected (batch, time), got {format_shape(tuple(ids.shape))}")
         return ids
 
-    def _batch(
-        self, input_ids: Any, labels: Any, attention_mask: Any
-    ) -> tuple[Array, Array | None, Array | None]:
+    def _batch(self, input_ids: Any, labels: Any, attention_mask: Any) -> tuple[Array, Array | None, Array | None]:
         """Checked ids; targets, that is labels shifted by one; and the attention mask as booleans."""
         input_ids = self._ids("input_ids", input_ids)
         batch, time = input_ids.shape
         if batch == 0 or time == 0:
             raise ShapeError(f"input_ids: the batch is empty, got {format_shape((batch, time))}")
         if time > self.max_seq_len:
-            raise ShapeError(
-                f"input_ids: sequence of length {time} is longer than max_seq_len {self.max_seq_len}"
-            )
+            raise ShapeError(f"input_ids: sequence of length {time} is longer than max_seq_len {self.max_seq_len}")
         check_ids("input_ids", input_ids, self.vocab_size)
         targets = mask = None
         if labels is not None:
@@ -143,14 +139,10 @@ class BaseLanguageModel(Layer):
                     f"got {format_shape(tuple(labels.shape))} and {format_shape((batch, time))}"
                 )
             if time < 2:
-                raise ShapeError(
-                    "labels: a sequence of length 1 has no next token to predict; at least 2 are needed"
-                )
+                raise ShapeError("labels: a sequence of length 1 has no next token to predict; at least 2 are needed")
             check_targets("labels", labels, self.vocab_size, IGNORE_INDEX)
             xp = namespace(input_ids)
-            targets = xp.full(
-                (batch, time), IGNORE_INDEX, dtype=xp.int64
-            )  # the last position predicts nothing
+            targets = xp.full((batch, time), IGNORE_INDEX, dtype=xp.int64)  # the last position predicts nothing
             targets[:, :-1] = labels[:, 1:]
         if attention_mask is not None:
             with use(device_of(input_ids)):
@@ -194,9 +186,7 @@ class BaseLanguageModel(Layer):
         """Accumulate all gradients: of the loss, or from `dlogits` (B, T, V) if the forward had no labels."""
         _, loss = self.saved()
         if dlogits is None and loss is None:
-            raise ConfigError(
-                f"{type(self).__name__}.backward: forward had no labels, so dlogits must be given"
-            )
+            raise ConfigError(f"{type(self).__name__}.backward: forward had no labels, so dlogits must be given")
         self.logits_backward(loss.backward() if dlogits is None else dlogits)
 
     def forward_backward(self, input_ids: Any, labels: Any = None, attention_mask: Any = None) -> float:
@@ -220,9 +210,7 @@ class BaseLanguageModel(Layer):
             raise ConfigError("labels: every label of the batch is -100, so there is nothing to learn from")
         return self.loss_and_gradients(input_ids, targets, count, mask)
 
-    def train_step(
-        self, input_ids: Any, labels: Any = None, learning_rate: float | None = None
-    ) -> dict[str, float]:
+    def train_step(self, input_ids: Any, labels: Any = None, learning_rate: float | None = None) -> dict[str, float]:
         """One step: forward, loss, backward, clipping, update.
 
         Returns
@@ -322,9 +310,7 @@ class BaseLanguageModel(Layer):
         self.eval()
         try:
             with inference():
-                out = self._generate(
-                    ids, length, greedy, temperature, top_k, top_p, eos_token_id, seed, use_cache
-                )
+                out = self._generate(ids, length, greedy, temperature, top_k, top_p, eos_token_id, seed, use_cache)
         finally:
             self.train(was_training)
         return out[0] if single else out
@@ -403,7 +389,5 @@ def asarray_1d_or_2d(ids: Any) -> Array:
     except ValueError:
         raise ShapeError("input_ids: the sequences of a batch must have one length") from None
     if ids.ndim not in (1, 2):
-        raise ShapeError(
-            f"input_ids: expected (batch, time) or (time,), got {format_shape(tuple(ids.shape))}"
-        )
+        raise ShapeError(f"input_ids: expected (batch, time) or (time,), got {format_shape(tuple(ids.shape))}")
     return ids

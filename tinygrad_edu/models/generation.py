@@ -18,21 +18,15 @@ def check_sampling(
     ConfigError, RangeError
     """
     if not _is_number(temperature) or not 0 <= temperature < math.inf:
-        raise ConfigError(
-            f"generate: temperature must be a finite number >= 0 (0 is greedy), got {temperature!r}"
-        )
+        raise ConfigError(f"generate: temperature must be a finite number >= 0 (0 is greedy), got {temperature!r}")
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise ConfigError(f"generate: top_k must be an integer >= 1 or None, got {top_k!r}")
     if top_p is not None and (not _is_number(top_p) or not 0 < top_p <= 1):
         raise ConfigError(f"generate: top_p must be in (0, 1] or None, got {top_p!r}")
     if eos_token_id is not None and (
-        isinstance(eos_token_id, bool)
-        or not isinstance(eos_token_id, int)
-        or not 0 <= eos_token_id < vocab_size
+        isinstance(eos_token_id, bool) or not isinstance(eos_token_id, int) or not 0 <= eos_token_id < vocab_size
     ):
-        raise RangeError(
-            f"generate: eos_token_id must be an integer in [0, {vocab_size}), got {eos_token_id!r}"
-        )
+        raise RangeError(f"generate: eos_token_id must be an integer in [0, {vocab_size}), got {eos_token_id!r}")
 
 
 def _is_number(value: object) -> bool:
@@ -89,9 +83,7 @@ def choose_next(
     """
     xp = namespace(logits)
     if not bool(xp.isfinite(logits.max(axis=1)).all()):
-        raise NonFiniteError(
-            "generate: the logits of the next token are not finite; the weights hold NaN or infinity"
-        )
+        raise NonFiniteError("generate: the logits of the next token are not finite; the weights hold NaN or infinity")
     if greedy:
         return logits.argmax(axis=1).astype(xp.int64)
     scaled = logits.astype(xp.float64) / temperature

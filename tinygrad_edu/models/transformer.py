@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, cast
 
 from ..backend import Array, Generator, namespace, use
@@ -25,6 +27,7 @@ from ..layers.base import Layer
 from ..layers.linear import linear, linear_backward
 from ..losses import linear_cross_entropy, linear_cross_entropy_grad
 from .base import IGNORE_INDEX, BaseLanguageModel
+from .persistence import load_model, save_model
 
 _CHOICES = {
     "position": ("learned", "sinusoidal", "rotary", "none"),
@@ -98,9 +101,7 @@ class CustomTransformerConfig:
             return config
         names = [f.name for f in fields(cls)]
         if isinstance(config, dict):
-            unknown = [
-                f"unknown key {key!r}.{did_you_mean(key, names)}" for key in config if key not in names
-            ]
+            unknown = [f"unknown key {key!r}.{did_you_mean(key, names)}" for key in config if key not in names]
             if unknown:
                 known = {f.name: config.get(f.name, f.default) for f in fields(cls)}
                 raise ConfigError("CustomTransformerConfig:\n  " + "\n  ".join(unknown + _mistakes(known)))
@@ -174,9 +175,7 @@ class CustomTransformer(Layer):
                 self.position = SinusoidalPositions(c.max_seq_len, c.d_model)
             else:
                 self.position = None
-            rotary = (
-                RotaryPositions(c.max_seq_len, c.d_model // c.n_heads) if c.position == "rotary" else None
-            )
+            rotary = RotaryPositions(c.max_seq_len, c.d_model // c.n_heads) if c.position == "rotary" else None
             self.dropout = Dropout(c.dropout, self.generator)
             self.blocks = LayerList(
                 TransformerBlock(
@@ -221,9 +220,7 @@ class CustomTransformer(Layer):
         """(V, C): the head's matrix, the token embedding if tied."""
         return self.token_embedding.weight if self.head is None else self.head.weight
 
-    def features(
-        self, input_ids: Array, mask: Array | None = None, caches: list[KeyValueCache] | None = None
-    ) -> Array:
+    def features(self, input_ids: Array, mask: Array | None = None, caches: list[KeyValueCache] | None = None) -> Array:
         """(B, T) ids -> (B, T, C), what the head reads.
 
         Parameters
@@ -319,6 +316,31 @@ class CustomTransformerWrapper(BaseLanguageModel):
     def next_logits(self, input_ids: Array, caches: list[KeyValueCache] | None) -> Array:
         x = self.model.features(input_ids, None, caches)
         return linear(x[:, -1], self.model.head_weight.data, None)
+
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> Path:
+        """Save weights, optimizer, generators and config as a checkpoint inside the folder `path`, atomically.
+
+        Returns
+        -------
+        The folder of this checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written; what was there before is untouched.
+        """
+        return save_model(self, path, cast("dict[str, Any]", self.config.get()))
+
+    @classmethod
+    def load_checkpoint(cls, path: str | os.PathLike[str]) -> CustomTransformerWrapper:
+        """The model that :meth:`save_checkpoint` saved, ready to go on training exactly where it was.
+
+        Raises
+        ------
+        CheckpointError
+            If nothing intact of this kind is there.
+        """
+        return load_model(cls, path)
 
     def get_model_info(self) -> dict[str, Any]:
         return {**super().get_model_info(), "config": cast("dict[str, Any]", self.config.get())}

@@ -50,9 +50,7 @@ class Optimizer:
         For a hyperparameter out of range, or when there is nothing to optimize.
     """
 
-    def __init__(
-        self, parameters: Layer | Iterable[tuple[str, Parameter]], lr: float, **hyperparameters: Any
-    ):
+    def __init__(self, parameters: Layer | Iterable[tuple[str, Parameter]], lr: float, **hyperparameters: Any):
         self._check({"lr": lr, **hyperparameters})
         self._layer = parameters if isinstance(parameters, Layer) else None
         self._named = dict(parameters.named_parameters() if isinstance(parameters, Layer) else parameters)
@@ -81,9 +79,7 @@ class Optimizer:
     def runs(self) -> list[Run]:
         """The parameters as runs, made anew when an array of the model or of its gradients was replaced."""
         current = self._current_arrays()
-        if len(current) != len(self._arrays) or any(
-            a is not b for a, b in zip(current, self._arrays, strict=True)
-        ):
+        if len(current) != len(self._arrays) or any(a is not b for a, b in zip(current, self._arrays, strict=True)):
             kept = self._state_by_name() if self._runs else {}
             steps = {name: run.steps for run in self._runs for name in run.names}
             self._runs = self._make_runs()

@@ -34,9 +34,7 @@ def first_nonfinite(layer: Layer) -> str | None:
     return None
 
 
-def clip_grad_norm_(
-    parameters: Layer | Iterable[Parameter], max_norm: float, error_if_nonfinite: bool = True
-) -> float:
+def clip_grad_norm_(parameters: Layer | Iterable[Parameter], max_norm: float, error_if_nonfinite: bool = True) -> float:
     r"""Scale all gradients together so that their joint norm is at most `max_norm` (Pascanu et al., 2013).
 
     .. math:: g \leftarrow g \cdot \min\big(1, \text{max\_norm} / \|g\|\big)
@@ -60,9 +58,7 @@ def clip_grad_norm_(
     if not math.isfinite(norm):
         if error_if_nonfinite:
             where = first_nonfinite(parameters) if isinstance(parameters, Layer) else None
-            raise NonFiniteError(
-                f"the gradient norm is {norm}" + (f"; first at parameter {where!r}" if where else "")
-            )
+            raise NonFiniteError(f"the gradient norm is {norm}" + (f"; first at parameter {where!r}" if where else ""))
         return norm
     if norm > max_norm:
         for gradient in gradients:

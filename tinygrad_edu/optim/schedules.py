@@ -10,9 +10,7 @@ from ..errors import ConfigError, did_you_mean
 Schedule = Callable[[int], float]
 
 
-def _check(
-    name: str, lr: float, warmup_steps: int = 0, total_steps: int | None = None, min_lr: float = 0.0
-) -> None:
+def _check(name: str, lr: float, warmup_steps: int = 0, total_steps: int | None = None, min_lr: float = 0.0) -> None:
     if not 0 <= lr < math.inf:
         raise ConfigError(f"{name}: lr must be a finite number >= 0, got {lr!r}")
     if not 0 <= min_lr <= lr:
@@ -20,9 +18,7 @@ def _check(
     if warmup_steps < 0:
         raise ConfigError(f"{name}: warmup_steps must be >= 0, got {warmup_steps!r}")
     if total_steps is not None and total_steps < max(1, warmup_steps):
-        raise ConfigError(
-            f"{name}: total_steps must be >= 1 and >= warmup_steps {warmup_steps}, got {total_steps!r}"
-        )
+        raise ConfigError(f"{name}: total_steps must be >= 1 and >= warmup_steps {warmup_steps}, got {total_steps!r}")
 
 
 def _warmup(step: int, warmup_steps: int) -> float:
@@ -107,6 +103,4 @@ def make_schedule(
     if name == "noam":
         width, warmup = d_model or 1, max(1, warmup_steps)
         return noam(width, warmup, factor=lr * (width * warmup) ** 0.5)
-    raise ConfigError(
-        f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.{did_you_mean(name, SCHEDULES)}"
-    )
+    raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.{did_you_mean(name, SCHEDULES)}")

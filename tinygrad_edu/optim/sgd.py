@@ -75,6 +75,4 @@ class SGD(Optimizer):
     def _apply(self, run: Run) -> None:
         h = self.hyperparameters
         decay = h["weight_decay"] if run.decay else 0.0
-        sgd_update(
-            run.data, run.grad, run.state.get("momentum_buffer"), self.lr, h["momentum"], h["nesterov"], decay
-        )
+        sgd_update(run.data, run.grad, run.state.get("momentum_buffer"), self.lr, h["momentum"], h["nesterov"], decay)

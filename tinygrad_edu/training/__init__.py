@@ -1,7 +1,6 @@
 """Training: settings, the trainer and its callbacks, history, checkpoints."""
 
-from .callbacks import Callback, StepReport
-from .checkpoint import (
+from ..storage import (
     Checkpoint,
     CheckpointWarning,
     list_checkpoints,
@@ -11,6 +10,7 @@ from .checkpoint import (
     save_weights,
     verify_checkpoint,
 )
+from .callbacks import Callback, StepReport
 from .config import RunConfig, TrainingSection, dump_config, load_config, make_config
 from .evaluation import evaluate_language_model
 from .history import JsonlHistory, read_history

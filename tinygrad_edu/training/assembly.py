@@ -12,7 +12,7 @@ from ..backend import cuda_available
 from ..data import Corpus, TokenFile, Tokenizer, corpus_tokenizer, load_corpus, load_tokenizer, prepare_tokens
 from ..errors import CheckpointError, ConfigError, ShapeError
 from ..models import CustomTransformerConfig, CustomTransformerWrapper
-from .checkpoint import Checkpoint
+from ..storage import Checkpoint
 from .config import make_config
 from .schema import RunConfig
 
@@ -90,7 +90,7 @@ def restore_model(
 
     Parameters
     ----------
-    checkpoint : as :func:`tinygrad_edu.training.checkpoint.load_checkpoint` gives it
+    checkpoint : as :func:`tinygrad_edu.storage.load_checkpoint` gives it
     device : where the model goes; if None, where it was trained, or the CPU if there is no such device here
 
     Raises

@@ -144,9 +144,7 @@ def _explain(detail: Any, schema: type[RunConfig]) -> str:
         return f"found {found}, wanted keys below it: {', '.join(_fields_of(schema, str(location[0])))}"
     if detail["type"] == "literal_error":
         expected = str(detail["ctx"]["expected"])
-        near = did_you_mean(
-            str(detail["input"]), [o.strip("'") for o in expected.replace(" or ", ", ").split(", ")]
-        )
+        near = did_you_mean(str(detail["input"]), [o.strip("'") for o in expected.replace(" or ", ", ").split(", ")])
         return f"found {found}, wanted {expected}" + (f".{near}" if near else "")
     wanted = str(detail["msg"]).removeprefix("Input should be ").removeprefix("Input should ")
     for theirs, ours in _PLAIN_WORDS.items():
@@ -165,27 +163,21 @@ def _show(value: Any) -> str:
 
 def _fields_of(schema: type[RunConfig], section: str) -> Mapping[str, Any]:
     annotation = schema.model_fields[section].annotation
-    return (
-        annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
-    )
+    return annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
 
 
 def _field_paths(schema: type[RunConfig]) -> list[str]:
     return [f"{section}.{name}" for section in schema.model_fields for name in _fields_of(schema, section)]
 
 
-def _broken_rules(
-    merged: Mapping[str, Any], schema: type[RunConfig], bad: set[str], sources: _Sources
-) -> list[str]:
+def _broken_rules(merged: Mapping[str, Any], schema: type[RunConfig], bad: set[str], sources: _Sources) -> list[str]:
     """The rules whose fields are all right by themselves, on the values given or else the defaults."""
     view = SimpleNamespace()
     for section in schema.model_fields:
         given = merged.get(section)
         given = given if isinstance(given, Mapping) else {}
         fields = _fields_of(schema, section)
-        setattr(
-            view, section, SimpleNamespace(**{n: given.get(n, f.get_default()) for n, f in fields.items()})
-        )
+        setattr(view, section, SimpleNamespace(**{n: given.get(n, f.get_default()) for n, f in fields.items()}))
     found = []
     for paths, rule in schema.rules:
         touched = {path.partition(".")[0] for path in paths} | set(paths)
@@ -251,9 +243,7 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
 
 
-def config_differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()
-) -> list[str]:
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
     """What differs between two configs as plain values: ``training.seed: 0 before, 1 now``, and so on."""
     skip, found = set(ignore), []
     for section in sorted({*old, *new}):

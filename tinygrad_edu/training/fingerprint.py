@@ -35,9 +35,7 @@ def environment_fingerprint() -> dict[str, Any]:
 
         for pool in threadpool_info():
             if pool.get("user_api") == "blas":
-                found["blas"] = (
-                    f"{pool['internal_api']} {pool.get('version')} {pool.get('architecture', '')}".strip()
-                )
+                found["blas"] = f"{pool['internal_api']} {pool.get('version')} {pool.get('architecture', '')}".strip()
                 found["blas threads"] = pool["num_threads"]
     except ImportError:
         found["blas"] = "unknown (threadpoolctl is not installed)"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import DataError
+from ..storage import write_atomic
 from .callbacks import Callback
-from .storage import write_atomic
 
 if TYPE_CHECKING:
     from .trainer import Trainer

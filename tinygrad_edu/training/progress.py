@@ -87,9 +87,7 @@ class ProgressBar(Callback):
                 f"perplexity {record['perplexity']:.2f}{bits}{best}"
             )
         elif record["event"] == "skipped":
-            self._print(
-                f"step {record['step']} skipped: loss {record['loss']}, gradient norm {record['grad_norm']}"
-            )
+            self._print(f"step {record['step']} skipped: loss {record['loss']}, gradient norm {record['grad_norm']}")
 
     def on_end(self) -> None:
         if self._bar is not None:

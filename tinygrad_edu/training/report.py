@@ -45,9 +45,7 @@ def generate_text(
     start = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids = start + tokenizer.encode(prompt)
     if len(ids) >= model.max_seq_len:
-        raise ShapeError(
-            f"prompt: {len(ids)} tokens, wanted fewer than the model's max_seq_len {model.max_seq_len}"
-        )
+        raise ShapeError(f"prompt: {len(ids)} tokens, wanted fewer than the model's max_seq_len {model.max_seq_len}")
     length = min(model.max_seq_len, len(ids) + max_new_tokens)
     out = model.generate([ids], length, temperature, top_k, top_p, tokenizer.eos_token_id, seed=seed)
     return tokenizer.decode([int(token) for token in out[0]])

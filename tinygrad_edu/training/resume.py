@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DataError, ShapeError
-from .checkpoint import Checkpoint
+from ..storage import Checkpoint
 from .config import config_differences
 from .fingerprint import environment_fingerprint, fingerprint_differences
 
@@ -36,9 +36,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, *, accept_changes: bool) -
     document = checkpoint.documents.get("trainer")
     parts = ("state", "loader", "generators", "optimizer", "callbacks", "fingerprint")
     if not isinstance(document, Mapping) or any(part not in document for part in parts):
-        raise CheckpointError(
-            f"{checkpoint.path}: holds no state of a trainer (weights only?); it cannot be resumed"
-        )
+        raise CheckpointError(f"{checkpoint.path}: holds no state of a trainer (weights only?); it cannot be resumed")
     _check_config(trainer, checkpoint, accept_changes)
     _check_fingerprint(document["fingerprint"])
     try:

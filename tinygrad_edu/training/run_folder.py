@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ..errors import ConfigError
-from .checkpoint import list_checkpoints
+from ..storage import list_checkpoints
 
 CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -40,9 +40,7 @@ def create_run_folder(output_dir: str | Path, name: str | None = None) -> Path:
             folder = root / name
             _refuse_link_or_file(folder, "run folder")
             if folder.is_dir() and any(folder.iterdir()):
-                raise ConfigError(
-                    f"run folder: {folder} is not empty; choose another name, or --resume {folder}"
-                )
+                raise ConfigError(f"run folder: {folder} is not empty; choose another name, or --resume {folder}")
             folder.mkdir(exist_ok=True)
             return folder
         stamp, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1

@@ -18,9 +18,7 @@ Betas = Annotated[tuple[Beta, Beta], BeforeValidator(lambda v: tuple(v) if isins
 class Section(BaseModel):
     """Base of all sections: unknown keys forbidden, no conversions, no NaN or infinity, no later change."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class ModelSection(Section):
@@ -32,16 +30,10 @@ class ModelSection(Section):
     d_ffn: int | None = Field(
         default=None, ge=1, description="width inside the feed-forward part; 4 * d_model if not given"
     )
-    max_seq_len: int = Field(
-        default=128, ge=2, description="longest sequence that the model can take, in tokens"
-    )
+    max_seq_len: int = Field(default=128, ge=2, description="longest sequence that the model can take, in tokens")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
-    position: Literal["learned", "sinusoidal", "rotary"] = Field(
-        default="learned", description="position encoding"
-    )
-    norm_placement: Literal["pre", "post"] = Field(
-        default="pre", description="norms before or after each sub-layer"
-    )
+    position: Literal["learned", "sinusoidal", "rotary"] = Field(default="learned", description="position encoding")
+    norm_placement: Literal["pre", "post"] = Field(default="pre", description="norms before or after each sub-layer")
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = Field(
         default="gelu", description="of the feed-forward part"
     )
@@ -89,19 +81,13 @@ class TrainingSection(Section):
         default=None, ge=1, description="passes over the training text; 1 if max_steps is not given either"
     )
     max_steps: int | None = Field(default=None, ge=1, description="steps at most")
-    optimizer: Literal["adamw", "adam", "sgd"] = Field(
-        default="adamw", description="what applies the gradients"
-    )
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="what applies the gradients")
     weight_decay: float = Field(default=0.01, ge=0, description="on matrices; norms and biases do not decay")
     betas: Betas = Field(default=(0.9, 0.95), description="of adam and adamw")
     eps: float = Field(default=1e-8, gt=0, description="of adam and adamw")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
-    clip_norm: float | None = Field(
-        default=1.0, gt=0, description="largest norm of the gradient, or null not to clip"
-    )
-    eval_every: int | None = Field(
-        default=200, ge=1, description="steps between evaluations, or null for never"
-    )
+    clip_norm: float | None = Field(default=1.0, gt=0, description="largest norm of the gradient, or null not to clip")
+    eval_every: int | None = Field(default=200, ge=1, description="steps between evaluations, or null for never")
     eval_batches: int | None = Field(
         default=16, ge=1, description="batches an evaluation during training, or null for all"
     )

@@ -14,8 +14,8 @@ from ..errors import NonFiniteError
 from ..metrics import LanguageScore
 from ..models import BaseLanguageModel
 from ..optim import SGD, Adam, AdamW, Optimizer, clip_grad_norm_, make_schedule
+from ..storage import Checkpoint, save_checkpoint
 from .callbacks import Callback, StepReport
-from .checkpoint import Checkpoint, save_checkpoint
 from .diagnosis import locate_nonfinite
 from .evaluation import EvaluationStopped
 from .fingerprint import environment_fingerprint
@@ -315,9 +315,7 @@ class Trainer:
             "loader": self.loader.state_dict(),
             "generators": [generator.get_state() for generator in self.model.generators()],
             "optimizer": {"kind": type(self.optimizer).__name__, **optimizer},
-            "callbacks": {
-                callback.name: callback.state_dict() for callback in self.callbacks if callback.name
-            },
+            "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks if callback.name},
             "fingerprint": environment_fingerprint(),
         }
 
@@ -326,7 +324,7 @@ class Trainer:
 
         Parameters
         ----------
-        checkpoint : as :func:`tinygrad_edu.training.checkpoint.load_checkpoint` gives it
+        checkpoint : as :func:`tinygrad_edu.storage.load_checkpoint` gives it
         accept_changes : go on although settings or data are others; what then cannot be taken over
             (the place in other data) begins anew, with a warning
 

@@ -53,9 +53,7 @@ def read_yaml(path: str | Path) -> YamlDocument:
     path = Path(path)
     try:
         if path.stat().st_size > SIZE_LIMIT:
-            raise ConfigError(
-                f"{path}: {path.stat().st_size:,} bytes long, wanted at most {SIZE_LIMIT:,} in a config"
-            )
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes long, wanted at most {SIZE_LIMIT:,} in a config")
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         near = [p.name for pattern in ("*.yaml", "*.yml") for p in sorted(path.parent.glob(pattern))]
@@ -202,9 +200,7 @@ class _Builder:
 
     def number(self, node: Any, path: str, text: str, kind: str) -> Any:
         if ":" in text:
-            self.mistake(
-                node, path, f'{text} is a number to base 60 in YAML 1.1; write "{text}" if text is meant'
-            )
+            self.mistake(node, path, f'{text} is a number to base 60 in YAML 1.1; write "{text}" if text is meant')
             return text
         if kind == "float":
             named = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}

@@ -30,9 +30,7 @@ def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
     return result
 
 
-def plot_history(
-    records: Iterable[Mapping[str, Any]], path: str | Path, *, title: str = "", dpi: int = 150
-) -> Path:
+def plot_history(records: Iterable[Mapping[str, Any]], path: str | Path, *, title: str = "", dpi: int = 150) -> Path:
     """Draw the history of a run into a picture file.
 
     Draws on a figure of its own: no pyplot, no window, no change of matplotlib's global settings.
@@ -86,9 +84,7 @@ def _series(records: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any
     return [r for r in finite if r["event"] == "train"], [r for r in finite if r["event"] == "evaluation"]
 
 
-def _draw_loss(
-    axes: Any, train: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]]
-) -> None:
+def _draw_loss(axes: Any, train: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]]) -> None:
     if train:
         steps, losses = [r["step"] for r in train], [r["loss"] for r in train]
         axes.plot(steps, losses, color=_TRAIN, alpha=0.25, linewidth=0.8)
@@ -96,9 +92,7 @@ def _draw_loss(
         axes.plot(steps, smooth(losses, weight), color=_TRAIN, linewidth=1.8, label="training (smoothed)")
     if validation:
         steps, losses = [r["step"] for r in validation], [r["loss"] for r in validation]
-        axes.plot(
-            steps, losses, color=_VALIDATION, marker="o", markersize=3.5, linewidth=1.4, label="validation"
-        )
+        axes.plot(steps, losses, color=_VALIDATION, marker="o", markersize=3.5, linewidth=1.4, label="validation")
         best = min(validation, key=lambda r: r["loss"])
         axes.annotate(
             f"{best['loss']:.3f}",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinygrad_edu.training.checkpoint import list_checkpoints, load_checkpoint
+from tinygrad_edu.storage import list_checkpoints, load_checkpoint
 from tinygrad_edu.training.config import load_config
 from tinygrad_edu.training.history import read_history
 
@@ -157,9 +157,7 @@ def test_ctrl_c_then_the_command_that_is_printed(place: Path, tmp_path: Path) ->
     """A run stopped by SIGINT and gone on with by the printed command equals one that was left alone."""
 
     def begin(name: str) -> subprocess.Popen[str]:
-        overrides = arguments(
-            place, tmp_path, f"--name={name}", "training.max_steps=150", "training.eval_every=40"
-        )
+        overrides = arguments(place, tmp_path, f"--name={name}", "training.max_steps=150", "training.eval_every=40")
         command = [sys.executable, str(PROJECT / "train.py"), *overrides]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
@@ -205,9 +203,7 @@ def test_resume_takes_the_newest_run(place: Path, tmp_path: Path, programs: Any,
     assert load_config(tmp_path / "old" / "config.yaml").training.max_steps == 6
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(
-    place: Path, tmp_path: Path, programs: Any, capsys: Any
-) -> None:
+def test_a_damaged_newest_checkpoint_is_passed_over(place: Path, tmp_path: Path, programs: Any, capsys: Any) -> None:
     train, _ = programs
     assert train.main(arguments(place, tmp_path, "--name=run", "training.save_every=3")) == 0
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[0]
@@ -216,10 +212,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     capsys.readouterr()
     assert train.main(["--resume", str(tmp_path / "run")]) == 0
     captured = capsys.readouterr()
-    assert (
-        "because this cannot be used" in captured.err
-        and "model.safetensors: 1,000 bytes long" in captured.err
-    )
+    assert "because this cannot be used" in captured.err and "model.safetensors: 1,000 bytes long" in captured.err
     assert "steps are done" in captured.out
 
 
@@ -310,9 +303,7 @@ def test_evaluate_mistakes(place: Path, tmp_path: Path, programs: Any, capsys: A
     assert "--prompt is for --generate" in capsys.readouterr().err
 
 
-def test_evaluating_on_another_text_is_warned_of(
-    place: Path, tmp_path: Path, programs: Any, capsys: Any
-) -> None:
+def test_evaluating_on_another_text_is_warned_of(place: Path, tmp_path: Path, programs: Any, capsys: Any) -> None:
     train, evaluate = programs
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_bytes((place / "corpus.jsonl").read_bytes())

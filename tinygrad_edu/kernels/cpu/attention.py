@@ -24,7 +24,20 @@ _ZERO, _ONE, _INF = np.float32(0), np.float32(1), np.float32(np.inf)
 @inline
 def _product(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):  # type: ignore[no-untyped-def]
     sgemm_in_loop(
-        np.int32(ROW_MAJOR), np.int32(trans_a), np.int32(trans_b), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
+        np.int32(ROW_MAJOR),
+        np.int32(trans_a),
+        np.int32(trans_b),
+        m,
+        n,
+        k,
+        alpha,
+        a,
+        lda,
+        b,
+        ldb,
+        beta,
+        c,
+        ldc,
     )
 
 

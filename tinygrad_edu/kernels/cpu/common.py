@@ -25,7 +25,7 @@ _LOWEST, _HIGHEST, _INF = np.float32(-87.3), np.float32(88.7), np.float32(np.inf
 def exp32(x):  # type: ignore[no-untyped-def]
     """e^x in float32 to about 1 ulp, without a call, so that a loop over it becomes vector code.
 
-    x = n ln 2 + r with \\|r\\| <= ln 2 / 2; e^r by the polynomial of Cephes' expf (Moshier), 2^n by its exponent bits.
+    x = n ln 2 + r with abs(r) <= ln 2 / 2; e^r by the polynomial of Cephes' expf (Moshier), 2^n by its exponent bits.
     """
     n = np.rint(min(max(x, _LOWEST), _HIGHEST) * _LOG2E)
     r = x - n * _LN2_HIGH - n * _LN2_LOW

@@ -127,9 +127,7 @@ def _optional(x: Any) -> Any:
 @kernel("cross_entropy", device="cpu")
 def cross_entropy(logits: Any, targets: Any, weight: Any, ignore_index: int, label_smoothing: float) -> Any:
     losses, lse = np.empty(len(logits), dtype=logits.dtype), np.empty(len(logits), dtype=logits.dtype)
-    _cross_entropy(
-        rows_of(logits), targets, _optional(weight), ignore_index, np.float32(label_smoothing), losses, lse
-    )
+    _cross_entropy(rows_of(logits), targets, _optional(weight), ignore_index, np.float32(label_smoothing), losses, lse)
     return losses, lse[:, None]
 
 
