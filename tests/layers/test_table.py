@@ -23,7 +23,11 @@ rows = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def public_layers() -> set[str]:
-    found = {name for name in layers.__all__ if inspect.isclass(getattr(layers, name)) and issubclass(getattr(layers, name), Base)}
+    found = {
+        name
+        for name in layers.__all__
+        if inspect.isclass(getattr(layers, name)) and issubclass(getattr(layers, name), Base)
+    }
     return found | {
         name
         for name, value in vars(losses).items()
@@ -100,7 +104,9 @@ def test_on_cuda(case: Case, dtype: str, rtol: float) -> None:
     here, there = run(case, "cpu", dtype), run(case, "cuda", dtype)
     for name in here:
         size = float(np.max(np.abs(here[name]), initial=0.0))
-        np.testing.assert_allclose(there[name], here[name], rtol=rtol, atol=rtol * size + 1e-7 * (dtype == "float32"), err_msg=name)
+        np.testing.assert_allclose(
+            there[name], here[name], rtol=rtol, atol=rtol * size + 1e-7 * (dtype == "float32"), err_msg=name
+        )
 
 
 @pytest.mark.gpu

@@ -203,23 +203,36 @@ class MultiHeadAttention(Layer):
             self.out_proj.bias.data.fill(0)
         self.rotary = rotary
 
-    def _check(self, query: Array, memory: Array, mask: Array | None) -> None:
+    def _check(self, query: Array, memory: Array, mask: Array | None, start: int) -> None:
         for name, x in (("query", query), ("key and value", memory)):
             if x.ndim != 3 or x.shape[-1] != self.embed_dim:
                 raise ShapeError(
                     f"MultiHeadAttention: {name} must be (batch, time, {self.embed_dim}), "
                     f"got {format_shape(tuple(x.shape))}"
                 )
+            if x.size == 0:
+                what = "batch" if x.shape[0] == 0 else "sequence"
+                raise ShapeError(f"MultiHeadAttention: empty {what}, {name} is {format_shape(tuple(x.shape))}")
         if query.shape[0] != memory.shape[0]:
             raise ShapeError(
                 f"MultiHeadAttention: query has batch {query.shape[0]}, key and value have batch {memory.shape[0]}"
             )
+        namespace(query, memory, mask, self.in_proj_weight.data)
         if mask is not None:
-            namespace(query, mask)
-            if mask.dtype != bool:
-                raise DtypeError(
-                    f"MultiHeadAttention: mask must be bool, True where a query may look; got {mask.dtype}"
-                )
+            self._check_mask(mask, (len(query), self.num_heads, query.shape[1], start + memory.shape[1]))
+
+    def _check_mask(self, mask: Array, shape: tuple[int, ...]) -> None:
+        """Raise unless `mask` is boolean and can be spread to `shape`, (batch, heads, queries, keys)."""
+        if mask.dtype != bool:
+            raise DtypeError(f"MultiHeadAttention: mask must be bool, True where a query may look; got {mask.dtype}")
+        fits = mask.ndim <= 4 and all(
+            found in (1, wanted) for found, wanted in zip(mask.shape[::-1], shape[::-1], strict=False)
+        )
+        if not fits:
+            raise ShapeError(
+                "MultiHeadAttention: mask must be broadcastable to (batch, heads, queries, keys), "
+                f"here {format_shape(shape)}, got {format_shape(tuple(mask.shape))}"
+            )
 
     def _project(self, x: Array, rows: slice) -> Array:
         """Some of the packed projections of x, split into heads: (n, B, H, T, hd), a view of one product."""
@@ -263,8 +276,10 @@ class MultiHeadAttention(Layer):
         -------
         (B, T, C)
         """
-        self._check(query, query if memory is None else memory, mask)
+        if cache is not None and not is_inference():
+            raise BackwardError("MultiHeadAttention: a key/value cache has no backward; use tg.inference()")
         start = 0 if cache is None else cache.length
+        self._check(query, query if memory is None else memory, mask, start)
         if memory is None:
             q, k, v = self._project(query, slice(None))  # (B, H, T, hd) each
         else:
@@ -273,8 +288,6 @@ class MultiHeadAttention(Layer):
         if self.rotary is not None:
             q, k = self.rotary(q, start), self.rotary(k, start)
         if cache is not None:
-            if not is_inference():
-                raise BackwardError("MultiHeadAttention: a key/value cache has no backward; use tg.inference()")
             k, v = cache.extend(k, v)
         scale = 1 / math.sqrt(self.head_dim)
         dropout = self.dropout if self.training else 0.0

@@ -111,6 +111,7 @@ class LayerNorm(Layer):
 
     def forward(self, x: Array) -> Array:  # (..., dim)
         check_last_axis(self, x, self.dim)
+        namespace(x, self.weight.data)
         y, mean, rstd = layernorm(x, self.weight.data, self.bias.data, self.eps)
         self.save(x, mean, rstd)
         return y
@@ -140,6 +141,7 @@ class RMSNorm(Layer):
 
     def forward(self, x: Array) -> Array:  # (..., dim)
         check_last_axis(self, x, self.dim)
+        namespace(x, self.weight.data)
         y, rrms = rmsnorm(x, self.weight.data, self.eps)
         self.save(x, rrms)
         return y

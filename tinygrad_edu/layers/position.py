@@ -38,6 +38,7 @@ class LearnedPositions(Layer):
 
     def forward(self, x: Array, start: int = 0) -> Array:  # (B, T, dim)
         check_sequence("LearnedPositions", x, self.dim)
+        namespace(x, self.weight.data)
         length = x.shape[1]
         check_length("LearnedPositions", start, length, self.max_len)
         self.save(start, length)
