@@ -217,6 +217,13 @@ def test_a_changed_model_is_still_flat_and_still_learns(change: Any, tolerance: 
             np.testing.assert_allclose(after[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
+def test_a_layer_without_parameters_can_be_laid_flat_and_cleared() -> None:
+    layer = tg.layers.Sequential(tg.layers.GELU(), tg.layers.ReLU()).flatten()
+    layer.zero_grad()
+    assert not layer.flat.holds(layer)
+    assert layer.astype("float64") is layer
+
+
 def test_matrices_lie_first_so_that_decay_is_one_run() -> None:
     model = build()
     optimizer = AdamW(model)

@@ -54,9 +54,9 @@ class FlatParameters:
             parameter.grad = self.grad[place].reshape(parameter.shape)
 
     def holds(self, layer: Layer) -> bool:
-        """Whether every parameter of `layer`, and nothing else, still lies in these buffers."""
+        """Whether every parameter of `layer`, and nothing else, still lies in these buffers; of none, they hold none."""
         own = list(layer.parameters())
-        return len(own) == len(self.slices) and all(
+        return 0 < len(own) == len(self.slices) and all(
             parameter.data.base is self.data and parameter._grad is not None and parameter._grad.base is self.grad
             for parameter in own
         )
