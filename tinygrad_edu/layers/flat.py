@@ -54,7 +54,7 @@ class FlatParameters:
             parameter.grad = self.grad[place].reshape(parameter.shape)
 
     def holds(self, layer: Layer) -> bool:
-        """Whether every parameter of `layer`, and nothing else, still lies in these buffers; of none, they hold none."""
+        """Whether `layer` has parameters, and all of them, and nothing else, still lie in these buffers."""
         own = list(layer.parameters())
         return 0 < len(own) == len(self.slices) and all(
             parameter.data.base is self.data and parameter._grad is not None and parameter._grad.base is self.grad
