@@ -14,7 +14,7 @@ from numba import get_num_threads, prange
 
 from ...backend import kernel
 from .blas import NO_TRANSPOSE, ROW_MAJOR, TRANSPOSE, available, one_thread, sgemm_in_loop
-from .common import exp32, inline, largest, parallel
+from .common import exp32, has_nan, inline, largest, parallel
 from .dropout import uniform
 
 _BLOCK = 128  # queries at a time
@@ -73,7 +73,7 @@ def _forward(q, k, v, mask, masked, causal, scale, dropout, seed, y, lse, scratc
                         for s in range(limit):
                             row[s] = row[s] if mask[b, h, first + t, s] else -_INF
                     top = largest(row[:limit])
-                    if top == -_INF:
+                    if top == -_INF and not has_nan(row[:limit]):
                         lse[b, h, first + t] = _INF
                         row[:seen] = _ZERO
                         continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from typing import Any
 
 import numba
@@ -11,7 +13,28 @@ import numpy as np
 # (no "nnan", "ninf"), because masks and the detection of broken training depend on them.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
-parallel = numba.njit(parallel=True, fastmath=_FASTMATH, cache=True, nogil=True, error_model="numpy")
+_SMALL = 16384  # elements below which waking a second thread costs more than it brings
+
+
+class parallel:  # noqa: N801 - a decorator
+    """Compile a loop over ``prange``, to run in all threads where its first array is large, in one where it is small.
+
+    One generated token is some thirty loops over a few hundred numbers each.
+    """
+
+    def __init__(self, function: Any):
+        functools.update_wrapper(self, function)
+        options = {"fastmath": _FASTMATH, "cache": True, "nogil": True, "error_model": "numpy"}
+        self.many = numba.njit(parallel=True, **options)(function)
+        # Numba files what it compiled under the function's name, so the second form needs a name of its own.
+        alone = types.FunctionType(function.__code__, function.__globals__, f"{function.__name__}_alone")
+        alone.__qualname__ = f"{function.__qualname__}_alone"
+        self.one = numba.njit(**options)(alone)
+
+    def __call__(self, first: Any, *rest: Any) -> None:
+        (self.one if first.size < _SMALL else self.many)(first, *rest)
+
+
 inline = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", inline="always")
 
 _LOG2E = np.float32(1.4426950408889634)
@@ -52,6 +75,15 @@ def largest(row):  # type: ignore[no-untyped-def]
     for i in range(row.size):
         top = max(top, row[i])
     return top
+
+
+@numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy")
+def has_nan(row):  # type: ignore[no-untyped-def]
+    """Whether any element is NaN, for the rare row whose largest element says nothing."""
+    found = False
+    for i in range(row.size):
+        found |= np.isnan(row[i])
+    return found
 
 
 def rows_of(x: Any) -> Any:

@@ -28,7 +28,7 @@ def uniform(seed, index):  # type: ignore[no-untyped-def]
 
 
 @parallel
-def _random_uniform(seed, out):  # type: ignore[no-untyped-def]
+def _random_uniform(out, seed):  # type: ignore[no-untyped-def]
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         start = chunk * _CHUNK
         part = out[start : start + _CHUNK]
@@ -49,7 +49,7 @@ def _dropout(x, p, seed, y):  # type: ignore[no-untyped-def]
 @kernel("random_uniform", device="cpu")
 def random_uniform(like: Any, seed: int, shape: Any = None) -> Any:
     out = np.empty(like.shape if shape is None else shape, dtype=np.float32)
-    _random_uniform(np.uint64(seed), out.reshape(-1))
+    _random_uniform(out.reshape(-1), np.uint64(seed))
     return out
 
 

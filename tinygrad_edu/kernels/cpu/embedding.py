@@ -12,12 +12,6 @@ from .common import parallel, rows_of
 
 
 @parallel
-def _gather(weight, ids, y):  # type: ignore[no-untyped-def]
-    for n in prange(ids.size):
-        y[n] = weight[ids[n]]
-
-
-@parallel
 def _scatter(dy, order, starts, ids, dweight):  # type: ignore[no-untyped-def]
     for s in prange(starts.size - 1):
         row = ids[order[starts[s]]]
@@ -25,13 +19,6 @@ def _scatter(dy, order, starts, ids, dweight):  # type: ignore[no-untyped-def]
             n = order[place]
             for c in range(dy.shape[1]):
                 dweight[row, c] += dy[n, c]
-
-
-@kernel("embedding", device="cpu")
-def embedding(weight: Any, ids: Any) -> Any:
-    y = np.empty((ids.size, weight.shape[1]), dtype=weight.dtype)
-    _gather(weight, np.ascontiguousarray(ids, dtype=np.int64).reshape(-1), y)
-    return y.reshape(*ids.shape, weight.shape[1])
 
 
 @kernel("embedding_backward", device="cpu")
