@@ -78,7 +78,7 @@ def cross_entropy_backward(
     rows, classes_there = logits.shape
     counted = targets != ignore_index
     classes = xp.where(counted, targets, 0)
-    weight = xp.ones_like(logits[0]) if weight is None else weight  # (V,)
+    weight = xp.ones(classes_there, dtype=logits.dtype) if weight is None else weight  # (V,)
     a = (1 - label_smoothing) * weight[classes]  # (N,)
     b = (label_smoothing / classes_there) * weight  # (V,)
     dlogits = (a[:, None] + b.sum()) * xp.exp(logits - lse) - b
