@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from bench import report
-from bench.process import BENCHMARKS, ROOT, BenchmarkError, machine, run_worker, save
+from bench.process import BENCHMARKS, ROOT, BenchmarkError, drop_pins, machine, run_worker, save
 from bench.summary import flatness
 from bench.transformer import Plan
 from bench.transformer import run as run_transformer
@@ -49,6 +49,23 @@ NoSave = Annotated[bool, typer.Option("--no-save", help="Write no record.")]
 
 OPS_TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 RESULTS = BENCHMARKS / "results"
+
+
+@app.callback()
+def environment(
+    keep_environment: Annotated[
+        bool, typer.Option("--keep-environment", help="Keep variables that pin threads or BLAS kernels.")
+    ] = False,
+) -> None:
+    """Speed and memory, measured, each time in fresh processes."""
+    dropped = {} if keep_environment else drop_pins()
+    if dropped:
+        named = ", ".join(f"{name}={value}" for name, value in dropped.items())
+        console.print(
+            f"Left out of the environment of both sides: {named} (run.py --keep-environment ... keeps them).",
+            style="dim",
+            highlight=False,
+        )
 
 
 def workload(**settings: Any) -> Workload:

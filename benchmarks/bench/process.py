@@ -59,6 +59,22 @@ def run_worker(module: str, job: Mapping[str, Any], env: Mapping[str, str] | Non
         return result
 
 
+_PINS = ("GOMP_", "KMP_", "MKL_", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "OMP_", "OPENBLAS_", "TINYGRAD_EDU_")
+_dropped: dict[str, str] = {}
+
+
+def drop_pins() -> dict[str, str]:
+    """Take out of the environment what would pin threads or BLAS kernels on either side, and return it.
+
+    Such variables are often set for a whole machine or container, and hold back one side and not the other: both
+    are measured as a user meets them who has set nothing.
+    """
+    for name in sorted(os.environ):
+        if name.startswith(_PINS):
+            _dropped[name] = os.environ.pop(name)
+    return _dropped
+
+
 def load() -> float | None:
     """Processes that wanted a core in the last minute, on average; None on Windows."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -72,6 +88,7 @@ def machine() -> dict[str, Any]:
         "logical_cores": os.cpu_count(),
         "memory_mib": _memory_mib(),
         "load_at_start": load(),
+        "dropped_from_environment": dict(_dropped),
     }
 
 

@@ -240,3 +240,11 @@ def test_both_sides_train_the_same_model(tmp_path: Path) -> None:
     found = summary.check_agreement(ours, theirs, "float64")
     assert found["largest_relative_difference"]["losses"] < 1e-8
     assert min(ours["grad_norms"]) > w.clip_norm  # so that clipping was at work
+
+
+def test_pins_are_dropped_from_the_environment_and_recorded(monkeypatch):
+    monkeypatch.setattr(process, "_dropped", {})
+    monkeypatch.setattr(process.os, "environ", {"OPENBLAS_CORETYPE": "Haswell", "MKL_NUM_THREADS": "1", "HOME": "/a"})
+    assert process.drop_pins() == {"MKL_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Haswell"}
+    assert process.os.environ == {"HOME": "/a"}
+    assert process.machine()["dropped_from_environment"]["OPENBLAS_CORETYPE"] == "Haswell"
