@@ -1,0 +1,432 @@
+"""Every kernel against the op that it stands in for, on random shapes, layouts and values.
+
+`ARGUMENTS` says for each op how to draw arguments; a kernel without an entry fails the first test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_edu.losses
+import tinygrad_edu.optim  # noqa: F401  (its ops must be registered too)
+from tinygrad_edu import reference_ops
+from tinygrad_edu.backend import dispatch, registered_ops, to_device, to_host
+
+# torch.testing.assert_close: rtol, atol by element type.
+TOLERANCE = {"float64": (1e-7, 1e-7), "float32": (1.3e-6, 1e-5), "float16": (1e-3, 1e-5), "bfloat16": (1.6e-2, 1e-5)}
+
+LAYOUTS = ("plain", "fortran", "every second", "backwards", "broadcast", "offset")
+
+
+def lay_out(x: np.ndarray, layout: str) -> np.ndarray:
+    """The same values (or, broadcast, its first entries repeated) in another order of memory."""
+    if layout == "fortran":
+        return np.asfortranarray(x)
+    if layout == "every second" and x.ndim:
+        return np.repeat(x, 2, axis=-1)[..., ::2]
+    if layout == "backwards" and x.ndim:
+        return x[::-1].copy()[::-1]
+    if layout == "broadcast" and x.ndim and len(x):
+        return np.broadcast_to(x[:1], x.shape)  # stride 0, and read-only
+    if layout == "offset":
+        return np.concatenate([np.zeros(1, x.dtype), x.ravel()])[1:].reshape(x.shape)  # not on a cache line
+    return x
+
+
+LARGE = 16411  # rows: above the size at which loops are shared by threads, and no multiple of anything
+
+
+class Draw:
+    """Draws arguments by Hypothesis: shapes small and odd, zero and one included, values seeded by one number.
+
+    With `large`, as many rows as it takes for the threads to share them.
+    """
+
+    def __init__(self, data: st.DataObject, dtype: str, large: bool):
+        self._data, self.dtype, self.large = data, dtype, large
+        self._rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+
+    def length(self, low: int = 0, high: int = 9) -> int:
+        return self._data.draw(st.integers(low, high))
+
+    def rows(self) -> int:
+        return LARGE if self.large else self.length()
+
+    def shape(self) -> tuple[int, ...]:
+        return (LARGE,) if self.large else tuple(self._data.draw(st.lists(st.integers(0, 7), max_size=3)))
+
+    def choice(self, *values: Any) -> Any:
+        return self._data.draw(st.sampled_from(values))
+
+    def number(self, low: float, high: float) -> float:
+        return self._data.draw(st.floats(low, high))
+
+    def layout(self) -> str:
+        return self.choice(*LAYOUTS)
+
+    def normal(self, *shape: int, layout: str | None = None, scale: float = 1.0) -> np.ndarray:
+        x = (self._rng.standard_normal(shape) * scale).astype(self.dtype)
+        return lay_out(x, layout or self.layout())
+
+    def ids(self, high: int, *shape: int) -> np.ndarray:
+        ids = self._rng.integers(0, high, shape) if high else np.zeros(shape, dtype=np.int64)
+        return lay_out(ids.astype(self.choice("int64", "int32")), self.choice("plain", "every second"))
+
+    def targets(self, classes: int, rows: int, ignore_index: int) -> np.ndarray:
+        ids = self._rng.integers(0, classes, rows)
+        return np.where(self._rng.random(rows) < 0.3, ignore_index, ids)
+
+    def mask(self, *shape: int) -> np.ndarray:
+        return self._rng.random(shape) < self.choice(0.0, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How to draw the arguments of an op.
+
+    Attributes
+    ----------
+    draw : makes them
+    changed : places of the arguments that the op changes or adds into
+    sums : length of the longest sum, by whose square root rounding may grow
+    longer : factor on the tolerance, where the kernel's documentation allows for more
+    """
+
+    draw: Callable[[Draw], tuple[Any, ...]]
+    changed: tuple[int, ...] = ()
+    longer: float = 1.0
+
+
+def _one(d: Draw) -> tuple[Any, ...]:
+    return (d.normal(*d.shape(), d.length(d.large), scale=d.choice(1.0, 4.0)),)
+
+
+def _two(d: Draw) -> tuple[Any, ...]:
+    shape = (*d.shape(), d.length(d.large))
+    return d.normal(*shape), d.normal(*shape, scale=d.choice(1.0, 4.0))
+
+
+def _gemm(d: Draw) -> tuple[Any, ...]:
+    m, k, n = d.rows(), d.length(), d.length()
+    a = d.normal(k, m).T if d.choice(True, False) else d.normal(m, k)
+    b = d.normal(n, k).T if d.choice(True, False) else d.normal(k, n)
+    how = d.choice("new", "out", "accumulate", "accumulate into columns", "accumulate into a transposed view")
+    if how == "new":
+        return a, b
+    if how == "accumulate into columns":
+        return a, b, d.normal(m, n + 3, layout="plain")[:, 1 : n + 1], True
+    if how == "accumulate into a transposed view":
+        return a, b, d.normal(n, m, layout="plain").T, True
+    return a, b, d.normal(m, n, layout="plain"), how == "accumulate"
+
+
+def _linear(d: Draw) -> tuple[Any, ...]:
+    head, i, o = d.shape(), d.length(1), d.length(1)
+    return d.normal(*head, i), d.normal(o, i), d.normal(o) if d.choice(True, False) else None
+
+
+def _linear_backward(d: Draw) -> tuple[Any, ...]:
+    head, i, o = d.shape(), d.length(1), d.length(1)
+    return d.normal(*head, o), d.normal(*head, i), d.normal(o, i), d.choice(True, False)
+
+
+def _embedding(d: Draw) -> tuple[Any, ...]:
+    classes = d.length(1)
+    return d.normal(classes, d.length(1), layout="plain"), d.ids(classes, *d.shape())
+
+
+def _embedding_backward(d: Draw) -> tuple[Any, ...]:
+    classes, width, shape = d.length(1), d.length(1), d.shape()
+    return d.normal(*shape, width), d.ids(classes, *shape), d.normal(classes, width, layout="plain")
+
+
+def _norm(d: Draw, parameters: int) -> tuple[Any, ...]:
+    channels = d.length(1, 20)
+    return d.normal(*d.shape(), channels), *(d.normal(channels, layout="plain") for _ in range(parameters)), 1e-5
+
+
+def _norm_backward(d: Draw, mean: bool) -> tuple[Any, ...]:
+    channels, head = d.length(1, 20), d.shape()
+    x = d.normal(*head, channels)
+    statistics = [abs(d.normal(*head, 1, layout="plain")) + 0.5]
+    if mean:
+        statistics.insert(0, d.normal(*head, 1, layout="plain"))
+    return d.normal(*head, channels), x, d.normal(channels, layout="plain"), *statistics
+
+
+def _heads(d: Draw) -> tuple[Any, ...]:
+    """q, k, v, mask, causal, scale, dropout, seed; longer than one block of queries now and then.
+
+    Few combinations of layouts, for each is compiled: contiguous, and as the layer cuts them out of its projection.
+    """
+    by_time = d.large or d.choice(True, False)
+    batch, heads, dim = d.length(1 + by_time, 3), d.length(1 + by_time, 3), 33 if d.large else d.length(1, 9)
+    queries = 131 if d.large else d.choice(2, 5, 128, 131) if by_time else d.choice(1, 2, 5, 131)
+    keys = d.choice(queries, queries + 3, 2, 7)
+
+    def array(time: int) -> np.ndarray:
+        if by_time:
+            return d.normal(batch, time, heads, dim, layout="plain").transpose(0, 2, 1, 3)
+        return d.normal(batch, heads, time, dim, layout="plain")
+
+    mask = None
+    if d.choice(True, False):
+        mask = d.mask(batch, 1, 1, keys) if by_time else d.mask(batch, heads, queries, keys)
+    dropout, seed = d.choice((0.0, 0), (0.3, 5), (0.5, 2**62 + 1))
+    return array(queries), array(keys), array(keys), mask, d.choice(True, False), d.number(0.1, 1.0), dropout, seed
+
+
+def _heads_backward(d: Draw) -> tuple[Any, ...]:
+    q, k, v, mask, causal, scale, dropout, seed = _heads(d)
+    with reference_ops():
+        y, lse = registered_ops()["attention"](q, k, v, mask, causal, scale, dropout, seed)
+    return d.normal(*y.shape, layout="plain"), q, k, v, mask, y, lse, causal, scale, dropout, seed
+
+
+def _cross_entropy(d: Draw) -> tuple[Any, ...]:
+    rows, classes, ignore_index = d.rows(), d.length(1, 40), d.choice(-100, 0)
+    weight = abs(d.normal(classes, layout="plain")) if d.choice(True, False) else None
+    logits = d.normal(rows, classes, scale=d.choice(1.0, 10.0))
+    return logits, d.targets(classes, rows, ignore_index), weight, ignore_index, d.choice(0.0, 0.1, 1.0)
+
+
+def _cross_entropy_backward(d: Draw) -> tuple[Any, ...]:
+    logits, targets, weight, ignore_index, smoothing = _cross_entropy(d)
+    with reference_ops():
+        lse = registered_ops()["cross_entropy"](logits, targets, weight, ignore_index, smoothing)[1]
+    return d.normal(len(targets)), logits, targets, lse, weight, ignore_index, smoothing
+
+
+def _head(d: Draw) -> tuple[Any, ...]:
+    rows, width, classes = d.rows(), d.length(1), d.length(1, 40)
+    bias = d.normal(classes, layout="plain") if d.choice(True, False) else None
+    return d.normal(rows, width), d.normal(classes, width), bias, d.targets(classes, rows, -100), -100, d.choice(0.0, 0.1)
+
+
+def _head_grad(d: Draw) -> tuple[Any, ...]:
+    x, weight, bias, targets, ignore_index, smoothing = _head(d)
+    dbias = None if bias is None else d.normal(*bias.shape, layout="plain")
+    return x, weight, bias, targets, d.normal(len(x)), d.normal(*weight.shape, layout="plain"), dbias, ignore_index, smoothing
+
+
+def _adam(d: Draw) -> tuple[Any, ...]:
+    n = d.rows()
+    data, grad, first = (d.normal(n, layout="plain") for _ in range(3))
+    second = abs(d.normal(n, layout="plain"))
+    return data, grad, first, second, d.length(1, 1000), 1e-2, 0.9, d.choice(0.95, 0.999), 1e-8, d.choice(0.0, 0.1), d.choice(True, False)
+
+
+def _dropout(d: Draw) -> tuple[Any, ...]:
+    return d.normal(*d.shape(), d.length(d.large)), d.choice(0.0, 0.1, 0.5, 0.99), d.choice(0, 7, 2**63 - 1)
+
+
+ARGUMENTS: dict[str, Entry] = {
+    **{name: Entry(_one) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh", "erf")},
+    **{f"{name}_backward": Entry(_two) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh")},
+    "gemm": Entry(_gemm, changed=(2,)),
+    "linear": Entry(_linear),
+    "linear_backward": Entry(_linear_backward),
+    "embedding": Entry(_embedding),
+    "embedding_backward": Entry(_embedding_backward, changed=(2,)),
+    "layernorm": Entry(lambda d: _norm(d, 2), longer=4),
+    "layernorm_backward": Entry(lambda d: _norm_backward(d, True)),
+    "rmsnorm": Entry(lambda d: _norm(d, 1), longer=4),
+    "rmsnorm_backward": Entry(lambda d: _norm_backward(d, False)),
+    "attention": Entry(_heads),
+    "attention_backward": Entry(_heads_backward),
+    "cross_entropy": Entry(_cross_entropy),
+    "cross_entropy_backward": Entry(_cross_entropy_backward),
+    "linear_cross_entropy": Entry(_head),
+    "linear_cross_entropy_grad": Entry(_head_grad, changed=(5, 6)),
+    "dropout": Entry(_dropout),
+    "random_uniform": Entry(lambda d: (d.normal(*d.shape()), d.choice(0, 7, 2**63 - 1), d.choice(None, (3, 5), ()))),
+    "adam_update": Entry(_adam, changed=(0, 2, 3)),
+    "squared_sum": Entry(_one),
+}  # fmt: skip
+
+CPU = sorted(dispatch.registered_kernels("cpu"), key=lambda kernel: kernel[:3])
+each_kernel = pytest.mark.parametrize("name, device, dtype, kernel", CPU, ids=[f"{name} {dtype}" for name, _, dtype, _ in CPU])
+
+
+def to_list(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def compare(
+    name: str, device: str, dtype: str, kernel: Callable[..., Any], data: st.DataObject, large: bool = False
+) -> None:
+    """Call both on the same arguments; compare what they return, what they change, and that they change nothing else."""
+    entry, reference = ARGUMENTS[name], registered_ops()[name].reference
+    drawn = entry.draw(Draw(data, dtype, large))
+
+    def place(value: Any, at: int, where: str) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        # An array that is changed is given to each as an array of its own, in its own layout.
+        return to_device(_copy(value) if at in entry.changed else value, where)
+
+    here = [place(value, at, "cpu") for at, value in enumerate(drawn)]
+    there = [place(value, at, device) for at, value in enumerate(drawn)]
+    before = [np.array(value) if isinstance(value, np.ndarray) else value for value in drawn]
+    with reference_ops():
+        wanted = to_list(reference(*here))
+    found = to_list(kernel(*there))
+    assert len(found) == len(wanted)
+    size = max((value.size for value in drawn if isinstance(value, np.ndarray)), default=1)
+    for result, right in zip(found, wanted, strict=True):
+        check_equal(result, right, dtype, size, entry.longer, exact=name in ("random_uniform", "embedding"))
+    for at, value in enumerate(before):
+        if not isinstance(value, np.ndarray):
+            continue
+        if at in entry.changed:
+            check_equal(there[at], here[at], dtype, size, entry.longer)
+        else:
+            np.testing.assert_array_equal(to_host(there[at]), value, err_msg=f"{name} changed argument {at}")
+
+
+def _copy(value: np.ndarray) -> np.ndarray:
+    """A copy with the same strides, so that a view stays a view of that kind."""
+    if value.flags.c_contiguous:
+        return value.copy()
+    if value.flags.f_contiguous:
+        return value.T.copy().T
+    wide = np.zeros((len(value), value.shape[1] + 3), dtype=value.dtype)
+    wide[:, 1 : value.shape[1] + 1] = value
+    return wide[:, 1 : value.shape[1] + 1]
+
+
+def check_equal(found: Any, wanted: Any, dtype: str, size: int, longer: float, exact: bool = False) -> None:
+    if wanted is None:
+        assert found is None
+        return
+    found, wanted = np.asarray(to_host(found)), np.asarray(wanted)
+    assert found.shape == wanted.shape
+    if wanted.dtype.kind != "f" or exact:
+        np.testing.assert_array_equal(found, wanted)
+        return
+    rtol, atol = TOLERANCE[dtype]
+    finite = np.isfinite(wanted)
+    np.testing.assert_array_equal(found[~finite], wanted[~finite])
+    largest = float(np.max(np.abs(wanted[finite]), initial=1.0))
+    grown = longer * math.sqrt(max(size, 1))
+    np.testing.assert_allclose(found[finite], wanted[finite], rtol=rtol * grown, atol=max(atol, rtol * grown * largest) * longer)
+
+
+@each_kernel
+def test_a_kernel_names_an_op_and_has_its_signature(name: str, device: str, dtype: str, kernel: Callable[..., Any]) -> None:
+    assert name in registered_ops()
+    assert dispatch.same_signature(kernel, registered_ops()[name].reference)
+
+
+def test_every_kernel_has_an_entry_here() -> None:
+    assert {name for name, *_ in dispatch.registered_kernels()} <= set(ARGUMENTS)
+
+
+def test_the_kernels_of_the_cpu_are_there() -> None:
+    """Without Numba they are off, and then this file tests nothing."""
+    assert {"attention", "gemm", "layernorm", "cross_entropy"} <= {name for name, *_ in CPU}
+
+
+@each_kernel
+@settings(max_examples=40)
+@given(data=st.data())
+def test_against_its_op(name: str, device: str, dtype: str, kernel: Callable[..., Any], data: st.DataObject) -> None:
+    compare(name, device, dtype, kernel, data)
+
+
+@each_kernel
+@settings(max_examples=5)
+@given(data=st.data())
+def test_against_its_op_in_many_threads(
+    name: str, device: str, dtype: str, kernel: Callable[..., Any], data: st.DataObject
+) -> None:
+    compare(name, device, dtype, kernel, data, large=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_kernels_of_cuda(large: bool) -> None:
+    for name, device, dtype, kernel in dispatch.registered_kernels("cuda"):
+
+        @settings(max_examples=5 if large else 40)
+        @given(data=st.data())
+        def check(data: st.DataObject, kernel: tuple[Any, ...] = (name, device, dtype, kernel)) -> None:
+            compare(*kernel, data, large)
+
+        check()
+
+
+@each_kernel
+def test_the_op_runs_it(name: str, device: str, dtype: str, kernel: Callable[..., Any]) -> None:
+    assert registered_ops()[name].kernel_for(device, dtype) is kernel
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 30.0, 80.0, 1e4, 1e12])  # x^3 in float32 ends at 7e12
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_extreme_values(name: str, scale: float) -> None:
+    """The kernels bring an exponential of their own: it must neither overflow nor lose the tails."""
+    x = np.array([-2, -1, -0.5, 0, 0.5, 1, 2], dtype="float32") * np.float32(scale)
+    dy = np.ones_like(x)
+    op, back = registered_ops()[name], registered_ops()[f"{name}_backward"]
+    with reference_ops():
+        wanted = op(x.astype("float64")), back(dy.astype("float64"), x.astype("float64"))
+    for found, right in zip((op(x), back(dy, x)), wanted, strict=True):
+        np.testing.assert_allclose(found, right, rtol=2e-6, atol=5e-7 * max(1.0, scale if scale < 100 else 1.0))
+
+
+def test_nan_and_infinity_are_not_hidden() -> None:
+    """A kernel that optimises them away would hide that training has broken."""
+    x = np.array([[0.5, np.nan, 1.0], [np.inf, 1.0, 2.0]], dtype="float32")
+    for name in ("gelu", "gelu_tanh", "silu"):
+        y = registered_ops()[name](x)
+        assert np.isnan(y[0, 1]) and np.isinf(y[1, 0])
+    ops = registered_ops()
+    assert np.isnan(ops["layernorm"](x, np.ones(3, "float32"), np.ones(3, "float32"), 1e-5)[0][0]).all()
+    assert np.isnan(ops["rmsnorm"](x, np.ones(3, "float32"), 1e-5)[0][0]).all()
+    assert np.isnan(ops["cross_entropy"](x[:1], np.array([0]), None, -100, 0.0)[0][0])
+    assert np.isnan(ops["squared_sum"](x)) or np.isinf(ops["squared_sum"](x))
+    heads = np.ones((1, 1, 3, 4), dtype="float32")
+    broken = heads.copy()
+    broken[0, 0, 1, 2] = np.nan
+    assert np.isnan(ops["attention"](broken, heads, heads, None, False, 1.0)[0][0, 0, 1]).all()
+    assert np.isnan(ops["attention"](heads, broken, heads, None, False, 1.0)[0]).all()
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    """What sums over rows in parallel may round otherwise; what gives a row each must not."""
+    import numba
+
+    rng = np.random.default_rng(0)
+    x, dy = (rng.normal(size=(1000, 33)).astype("float32") for _ in range(2))
+    before = numba.get_num_threads()
+    results = []
+    try:
+        for threads in {1, before}:
+            numba.set_num_threads(threads)
+            results.append((registered_ops()["gelu"](x), registered_ops()["dropout"](dy, 0.3, 9)))
+    finally:
+        numba.set_num_threads(before)
+    for left, right in zip(results[0], results[-1], strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_repeated_ids_are_added_in_order() -> None:
+    """Bit for bit the same however often it is run: the sum for an id is taken by one thread."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 3, 500)
+    dy = rng.normal(size=(500, 17)).astype("float32")
+    op = registered_ops()["embedding_backward"]
+    first = op(dy, ids, np.zeros((5, 17), "float32"))
+    for _ in range(5):
+        np.testing.assert_array_equal(op(dy, ids, np.zeros((5, 17), "float32")), first)
+    assert not first[3:].any()
+
+
