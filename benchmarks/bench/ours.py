@@ -110,7 +110,10 @@ def losses(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def generate(job: dict[str, Any]) -> dict[str, Any]:
-    """Greedy generation with and without the cache, in alternation.
+    """Greedy generation with the cache, without it, and by a whole ``forward`` for each token, in alternation.
+
+    ``generate(use_cache=False)`` computes the head for the last position alone; a user without ``generate`` would
+    call ``forward``, which computes it for all.
 
     With the usual small initial weights a tied head repeats one token for ever, whatever the context, and a
     wrong cache would pass unseen. With larger ones the next token depends on every token before it.
@@ -118,21 +121,44 @@ def generate(job: dict[str, Any]) -> dict[str, Any]:
     w = Workload(**job["workload"])
     model = CustomTransformerWrapper({**w.model_config(), "init_std": 0.1})
     rng = np.random.default_rng(w.seed + 2)
-    result: dict[str, Any] = {"with_cache": [], "without_cache": [], "differences": [], "distinct": []}
+    result: dict[str, Any] = {
+        "with_cache": [],
+        "without_cache": [],
+        "forward_each_token": [],
+        "differences": [],
+        "distinct": [],
+    }
     for repeat in range(job["repeats"] + 1):  # the first round warms up
         prompt = rng.integers(0, w.vocab, (1, job["prompt"]))
         texts = {}
-        for name, use_cache in (("with_cache", True), ("without_cache", False)):
+        ways = {
+            "with_cache": lambda ids: model.generate(ids, max_new_tokens=job["tokens"], temperature=0),
+            "without_cache": lambda ids: model.generate(
+                ids, max_new_tokens=job["tokens"], temperature=0, use_cache=False
+            ),
+            "forward_each_token": lambda ids: _by_forward(model, ids, job["tokens"]),
+        }
+        for name, way in ways.items():
             start = time.perf_counter()
-            out = model.generate(prompt, max_new_tokens=job["tokens"], temperature=0, use_cache=use_cache)
+            out = way(prompt)
             synchronize()
             if repeat:
                 result[name].append(time.perf_counter() - start)
             texts[name] = to_host(out)
-        if not (texts["with_cache"] == texts["without_cache"]).all():
-            result["differences"].append(_first_difference(model, **texts))
+        for name in ("without_cache", "forward_each_token"):
+            if not (texts["with_cache"] == texts[name]).all():
+                result["differences"].append(_first_difference(model, texts["with_cache"], texts[name]))
         result["distinct"].append(len(np.unique(texts["with_cache"])))
     return {**result, "facts": facts()}
+
+
+def _by_forward(model: CustomTransformerWrapper, ids: Any, tokens: int) -> Any:
+    """Greedy generation as one would write it with ``forward`` alone."""
+    with tg.inference():
+        for _ in range(tokens):
+            logits = to_host(model.forward(ids).logits)
+            ids = np.concatenate([ids, logits[:, -1].argmax(axis=-1)[:, None]], axis=1)
+    return ids
 
 
 def _first_difference(

@@ -97,14 +97,15 @@ def show_generate(record: dict[str, Any], console: Console) -> None:
     table.add_column("")
     table.add_column("time", justify="right")
     table.add_column("tokens/s", justify="right")
-    for name in ("with_cache", "without_cache"):
+    for name in ("with_cache", "without_cache", "forward_each_token"):
         seconds = statistics.median(result[name])
         table.add_row(name.replace("_", " "), _seconds(seconds), f"{record['tokens'] / seconds:,.0f}")
     console.print(table)
-    ratio = record["summary"]["ratio"]
+    ratio, to_forward = record["summary"]["ratio"], record["summary"]["ratio_to_forward"]["median"]
     console.print(
         f"The cache makes it [bold]{ratio['median']:.1f}[/] times as fast "
-        f"({ratio['min']:.1f} to {ratio['max']:.1f} over {_count(len(ratio['pairs']), 'prompt')}). Tokens "
+        f"({ratio['min']:.1f} to {ratio['max']:.1f} over {_count(len(ratio['pairs']), 'prompt')}), and "
+        f"[bold]{to_forward:.1f}[/] times as fast as a forward for each token. Tokens "
         + ("[red]DIFFER[/]" if result["differences"] else "equal one by one")
         + f"; {min(result['distinct'])} or more different tokens in each text."
     )
