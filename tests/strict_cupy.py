@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import re
 import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import cupy_names
 import numpy as np
 
 from tinygrad_edu.backend import device, dispatch, reference_ops
@@ -25,8 +26,8 @@ SCALARS = (bool, int, float, complex, np.generic)
 TRANSFERS = {"array", "asarray", "asanyarray", "ascontiguousarray"}  # may take what lies on the host
 # Arguments that NumPy's functions and methods have and CuPy's have not.
 REFUSED = {
-    **dict.fromkeys(("sum", "prod", "max", "min", "amax", "amin"), {"where", "initial"}),
-    **dict.fromkeys(("mean", "var", "std", "any", "all"), {"where"}),
+    **{name: {"where", "initial"} for name in ("sum", "prod", "max", "min", "amax", "amin")},
+    **{name: {"where"} for name in ("mean", "var", "std", "any", "all")},
     "take": {"mode"},
 }
 
@@ -38,7 +39,9 @@ def real_names() -> tuple[frozenset[str], frozenset[str]]:
             warnings.simplefilter("ignore")  # without a GPU it warns of what it does not find
             import cupy
     except Exception:
-        return cupy_names.MODULE, cupy_names.NDARRAY
+        text = (Path(__file__).with_name("cupy_names.txt")).read_text(encoding="utf-8")
+        _, module, ndarray = re.split(r"^\[\w+\]$", text, flags=re.MULTILINE)
+        return frozenset(module.split()), frozenset(ndarray.split())
     return frozenset(dir(cupy)), frozenset(dir(cupy.ndarray))
 
 

@@ -26,8 +26,8 @@ def test_namespace_follows_the_data(strict_cuda: Any) -> None:
 
 
 def test_arrays_of_two_devices(strict_cuda: Any) -> None:
-    wanted = "arrays of two devices met: array 2 is on 'cuda', the one before it on 'cpu'. Move one with tg.backend.to_device(array, device)"
-    with pytest.raises(DeviceError, match=re.escape(wanted)):
+    wanted = "arrays of two devices met: array 2 is on 'cuda', the one before it on 'cpu'. Move one with "
+    with pytest.raises(DeviceError, match=re.escape(wanted + "tg.backend.to_device(array, device)")):
         backend.namespace(np.ones(3), None, strict_cuda.ones(3))
 
 
@@ -49,7 +49,14 @@ def test_the_switch_sets_where_new_arrays_are_made(strict_cuda: Any) -> None:
     assert backend.current_device() == "cpu"
     with tg.use("cuda") as chosen:
         assert chosen == "cuda"
-        for made in (backend.zeros(2), backend.ones(2), backend.empty(2), backend.full((2,), 3.0), backend.array([1.0]), backend.asarray(np.ones(2))):
+        for made in (
+            backend.zeros(2),
+            backend.ones(2),
+            backend.empty(2),
+            backend.full((2,), 3.0),
+            backend.array([1.0]),
+            backend.asarray(np.ones(2)),
+        ):
             assert backend.device_of(made) == "cuda"
         assert backend.device_of(tg.layers.Linear(2, 2).weight.data) == "cuda"
         with tg.use("cpu"):

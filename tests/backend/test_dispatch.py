@@ -80,7 +80,9 @@ def test_reference_mode_ends_after_an_error() -> None:
     assert backend.kernels_enabled()
 
 
-@pytest.mark.parametrize("value, enabled", [("off", False), ("0", False), ("no", False), ("OFF", False), ("on", True), ("", True)])
+@pytest.mark.parametrize(
+    "value, enabled", [("off", False), ("0", False), ("no", False), ("OFF", False), ("on", True), ("", True)]
+)
 def test_the_environment_switches_kernels_off(value: str, enabled: bool) -> None:
     import os
 

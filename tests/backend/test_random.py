@@ -16,9 +16,13 @@ from tinygrad_edu.errors import CheckpointError, ConfigError
 
 def draws(generator: Generator) -> list[Any]:
     return [
-        generator.normal(2, 3).tolist(), generator.uniform(2, low=-1, high=1).tolist(), generator.integers(0, 9, 4).tolist(),
-        generator.permutation(5).tolist(), generator.random(), generator.draw_seed(),
-    ]  # fmt: skip
+        generator.normal(2, 3).tolist(),
+        generator.uniform(2, low=-1, high=1).tolist(),
+        generator.integers(0, 9, 4).tolist(),
+        generator.permutation(5).tolist(),
+        generator.random(),
+        generator.draw_seed(),
+    ]
 
 
 def test_the_same_seed_draws_the_same() -> None:
@@ -36,7 +40,9 @@ def test_a_state_goes_through_json_and_goes_on_exactly() -> None:
     assert draws(other) == wanted
 
 
-@pytest.mark.parametrize("state", [{}, {"state": {}}, {"state": {"state": "x", "inc": "1"}}, {"bit_generator": "MT19937", "state": {}}, None])
+@pytest.mark.parametrize(
+    "state", [{}, {"state": {}}, {"state": {"state": "x", "inc": "1"}}, {"bit_generator": "MT19937", "state": {}}, None]
+)
 def test_a_state_that_is_none(state: Any) -> None:
     with pytest.raises(CheckpointError, match="not the state of a random generator"):
         Generator(0).set_state(state)

@@ -12,7 +12,7 @@ from tinygrad_edu.check.command import load_mine
 from tinygrad_edu.cli import app, main
 from tinygrad_edu.errors import ConfigError
 
-GOOD = '''
+GOOD = """
 from tinygrad_edu.backend import namespace, ones, zeros
 from tinygrad_edu.layers import Layer, Parameter
 
@@ -38,7 +38,7 @@ class LayerNorm(Layer):
         dx = dxhat - dxhat.mean(axis=-1, keepdims=True)
         dx = dx - xhat * (dxhat * xhat).mean(axis=-1, keepdims=True)
         return dx * rstd
-'''
+"""
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -157,11 +157,17 @@ BROKEN = [
     (ForgetsState(6, 5), "state_dict", "bias is another after state_dict() and load_state_dict()"),
     (Promotes(), "float32", "backward gave float64 for float32: a NumPy float64 scalar or array promotes it"),
     (Unstable(), "float32", "an unstable formula?"),
-    (MixesExamples(), "examples are independent", "the output for example 0 depends on the other examples of its batch"),
-]  # fmt: skip
+    (
+        MixesExamples(),
+        "examples are independent",
+        "the output for example 0 depends on the other examples of its batch",
+    ),
+]
 
 
-@pytest.mark.parametrize("layer, promise, says", BROKEN, ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else None)
+@pytest.mark.parametrize(
+    "layer, promise, says", BROKEN, ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else None
+)
 def test_a_broken_promise_is_named(layer: layers.Layer, promise: str, says: str) -> None:
     report = check.layer(layer, X, batched=True)
     broken = {finding.name: finding.message for finding in report.findings if not finding.ok}
@@ -200,7 +206,9 @@ def test_an_op_that_changes_its_input_is_found() -> None:
         return x
 
     report = check.op(double, lambda dy: 2 * dy, X)
-    assert [f.message for f in report.findings if not f.ok] == ["forward changed x in place; compute into a new array instead"]
+    assert [f.message for f in report.findings if not f.ok] == [
+        "forward changed x in place; compute into a new array instead"
+    ]
 
 
 def test_the_adjoint_of_a_wrong_backward_is_found() -> None:

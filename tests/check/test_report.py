@@ -27,8 +27,11 @@ def test_a_right_layer() -> None:
     assert report.ok
     assert report.first_wrong is None
     assert [(t.name, t.kind, t.shape) for t in report.tensors] == [
-        ("y", "output", (3, 4, 6)), ("weight", "parameter", (6,)), ("bias", "parameter", (6,)), ("x", "input", (3, 4, 6)),
-    ]  # fmt: skip
+        ("y", "output", (3, 4, 6)),
+        ("weight", "parameter", (6,)),
+        ("bias", "parameter", (6,)),
+        ("x", "input", (3, 4, 6)),
+    ]
     for tensor in report.tensors[1:]:
         assert tensor.yours == pytest.approx(tensor.numeric, rel=1e-7)
         assert tensor.torch is None
@@ -49,7 +52,7 @@ def test_torch_is_not_imported_without_a_twin() -> None:
     import sys
 
     code = (
-        "import sys, numpy as np, tinygrad_edu as tg; tg.check.layer(tg.layers.Tanh(), np.ones((2, 3))).raise_if_wrong(); "
+        "import sys, numpy as np, tinygrad_edu as tg; assert tg.check.layer(tg.layers.Tanh(), np.ones((2, 3))).ok; "
         "import tinygrad_edu.check.cases, tinygrad_edu.check.op_cases; assert 'torch' not in sys.modules; print('fine')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "fine\n"
@@ -233,8 +236,14 @@ def test_forward_that_raises_comes_through() -> None:
     "call, says",
     [
         (lambda: check.layer(np.tanh, X), "check.layer: expected a Layer, got ufunc"),
-        (lambda: check.layer(layers.Tanh(), X, X), r"Tanh: forward\(x: 'Array'\) -> 'Array' does not take what was given"),
-        (lambda: check.layer(layers.Tanh(), X, wrt=["z"]), r"wrt: Tanh has no floating-point input named 'z'; has \['x'\]"),
+        (
+            lambda: check.layer(layers.Tanh(), X, X),
+            r"Tanh: forward\(x: 'Array'\) -> 'Array' does not take what was given",
+        ),
+        (
+            lambda: check.layer(layers.Tanh(), X, wrt=["z"]),
+            r"wrt: Tanh has no floating-point input named 'z'; has \['x'\]",
+        ),
         (lambda: check.layer(layers.Tanh(), X, seeds=0), "seeds must be an integer >= 1, got 0"),
         (lambda: check.layer(layers.Tanh(), X, names=["a", "b"]), "names: Tanh got 1 inputs by position, 2 names"),
         (lambda: check.op(lambda x: x, lambda dy, q: dy, X), "cannot tell what backward's parameter 'q' is"),
@@ -252,8 +261,10 @@ def test_a_twin_that_is_none() -> None:
     with pytest.raises(ConfigError) as caught:
         check.layer(layers.Linear(6, 5), X, torch=torch.nn.Linear(6, 4, bias=False))
     assert str(caught.value).splitlines() == [
-        "torch: the module is no twin of Linear:", "  only the layer has bias", "  weight is (5, 6) here and (4, 6) in torch",
-    ]  # fmt: skip
+        "torch: the module is no twin of Linear:",
+        "  only the layer has bias",
+        "  weight is (5, 6) here and (4, 6) in torch",
+    ]
 
 
 def test_an_unknown_device() -> None:
@@ -287,9 +298,15 @@ NAMES = ("batch", "time", "channel")
         (RIGHT / 6, "1/6, the length of `channel`"),
         (RIGHT * 6**0.5, "the square root of the length of `channel` (6)"),
         (RIGHT * 2, "It is 2 times the right gradient: a constant factor is missing or there twice."),
-        (RIGHT + RIGHT.sum(axis=1, keepdims=True), "The error is constant along `time`: a mean over that axis is missing."),
+        (
+            RIGHT + RIGHT.sum(axis=1, keepdims=True),
+            "The error is constant along `time`: a mean over that axis is missing.",
+        ),
         (np.broadcast_to(RIGHT.mean(axis=0), RIGHT.shape), "It was averaged over `batch` and spread out again"),
-        (np.broadcast_to(RIGHT.sum(axis=1, keepdims=True), RIGHT.shape), "It was summed over `time` and spread out again"),
+        (
+            np.broadcast_to(RIGHT.sum(axis=1, keepdims=True), RIGHT.shape),
+            "It was summed over `time` and spread out again",
+        ),
         (np.where(np.arange(6) == 5, 0, RIGHT), "It is wrong only at channel=5, the last."),
         (np.where(np.arange(4)[:, None] == 0, 0, RIGHT), "It is wrong only at time=0, the first."),
         (RIGHT * (1 + 1e-4 * RIGHT), "The error is small"),

@@ -160,7 +160,7 @@ class LinearMeanOverRows(_Linear):
 
 class LinearFirstExampleOnly(_Linear):
     def backward(self, dy: Any) -> Any:
-        dx, dweight, dbias = self.parts(dy)
+        dx, dweight, _ = self.parts(dy)
         self.weight.accumulate(dweight)
         if self.bias is not None:
             self.bias.accumulate(dy[0].reshape(-1, dy.shape[-1]).sum(axis=0))
@@ -250,8 +250,8 @@ class CrossEntropyForgetsIgnored(losses.CrossEntropyLoss):
 
 class CrossEntropyNotMean(losses.CrossEntropyLoss):
     def backward(self, dloss: Any = 1.0) -> Any:
-        shape, logits, targets, lse, weight, divisor = self.saved()
-        self.save(shape, logits, targets, lse, weight, 1)
+        *kept, _ = self.saved()
+        self.save(*kept, 1)
         return super().backward(dloss)
 
 
@@ -287,7 +287,12 @@ WRONG = [
     ("Softmax", SoftmaxWithoutProduct, "Softmax (dim=1)", "Along `time` the error is a multiple of the output"),
     ("Softmax", SoftmaxForCrossEntropyOnly, "Softmax", "backward WRONG in dx"),
     ("LayerNorm", NormWithoutVariance, "LayerNorm", "the error is a multiple of x less its mean"),
-    ("LayerNorm", NormWithoutMean, "LayerNorm", "The error is constant along `channel`: a mean over that axis is missing."),
+    (
+        "LayerNorm",
+        NormWithoutMean,
+        "LayerNorm",
+        "The error is constant along `channel`: a mean over that axis is missing.",
+    ),
     ("LayerNorm", NormWithoutWeight, "LayerNorm", "backward WRONG in dx   (weight, bias ok)"),
     ("LayerNorm", NormWithSampleVariance, "LayerNorm", "Your output differs from torch's: the forward is wrong."),
     ("RMSNorm", RMSNormWithoutStretch, "RMSNorm", "the error is a multiple of x:"),
@@ -296,8 +301,18 @@ WRONG = [
     ("Sigmoid", SigmoidOfInput, "Sigmoid", "backward WRONG in dx"),
     ("Linear", LinearTransposed, "Linear (square)", "It is transposed."),
     ("Linear", LinearTransposed, "Linear", "expected a gradient (7, 6), the parameter's shape, got (6, 7)"),
-    ("Linear", LinearScaled, "Linear", "It is 1.00001 times the right gradient: a constant in the formula is slightly off"),
-    ("Linear", LinearMeanOverRows, "Linear", "It is 0.0833333 times the right gradient, 1/12, the length of all axes but the last"),
+    (
+        "Linear",
+        LinearScaled,
+        "Linear",
+        "It is 1.00001 times the right gradient: a constant in the formula is slightly off",
+    ),
+    (
+        "Linear",
+        LinearMeanOverRows,
+        "Linear",
+        "It is 0.0833333 times the right gradient, 1/12, the length of all axes but the last",
+    ),
     ("Linear", LinearFirstExampleOnly, "Linear", "Only batch=0 was counted: the sum over that axis is missing"),
     ("Linear", LinearUnsummedBias, "Linear", "sum it over the leading axes first"),
     ("Linear", LinearForgetsBias, "Linear", "It is zero everywhere"),
@@ -309,14 +324,34 @@ WRONG = [
     ("Dropout", DropoutOtherNoise, "Dropout (p=0.4)", "backward WRONG in dx"),
     ("LearnedPositions", PositionsOverwrite, "LearnedPositions", "Only batch=2 was counted"),
     ("RotaryPositions", RotaryNotTurnedBack, "RotaryPositions", "backward WRONG in dx"),
-    ("Residual", ResidualOnePath, "Residual", "Each layer inside is right by itself: the fault is in ResidualOnePath's own code"),
+    (
+        "Residual",
+        ResidualOnePath,
+        "Residual",
+        "Each layer inside is right by itself: the fault is in ResidualOnePath's own code",
+    ),
     ("CrossEntropyLoss", CrossEntropyForgetsIgnored, "CrossEntropyLoss (ignored targets)", "backward WRONG in dlogits"),
-    ("CrossEntropyLoss", CrossEntropyNotMean, "CrossEntropyLoss", "It is 12 times the right gradient, 12 being the length of all axes but the last"),
+    (
+        "CrossEntropyLoss",
+        CrossEntropyNotMean,
+        "CrossEntropyLoss",
+        "It is 12 times the right gradient, 12 being the length of all axes but the last",
+    ),
     ("CrossEntropyLoss", CrossEntropyIgnoresUpstream, "CrossEntropyLoss", "backward WRONG in dlogits"),
-    ("MeanSquaredError", SquaredErrorWithoutTwo, "MeanSquaredError (reduction='sum')", "It is 0.5 times the right gradient"),
-    ("TransformerBlock", BlockWithoutSecondResidual, "TransformerBlock", "the fault is in BlockWithoutSecondResidual's own code"),
+    (
+        "MeanSquaredError",
+        SquaredErrorWithoutTwo,
+        "MeanSquaredError (reduction='sum')",
+        "It is 0.5 times the right gradient",
+    ),
+    (
+        "TransformerBlock",
+        BlockWithoutSecondResidual,
+        "TransformerBlock",
+        "the fault is in BlockWithoutSecondResidual's own code",
+    ),
     ("MultiHeadAttention", AttentionWithSwappedKeysAndValues, "MultiHeadAttention", "backward WRONG in in_proj_weight"),
-]  # fmt: skip
+]
 
 
 def row(name: str) -> Case:
@@ -331,7 +366,9 @@ def test_a_wrong_backward_is_found_and_explained(of: str, wrong: type[Layer], na
     assert says in " ".join(str(report).split()) or says in str(report)
 
 
-@pytest.mark.parametrize("of, wrong, name", [entry[:3] for entry in WRONG], ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    "of, wrong, name", [entry[:3] for entry in WRONG], ids=lambda value: getattr(value, "__name__", None)
+)
 def test_it_is_found_without_torch_too(of: str, wrong: type[Layer], name: str) -> None:
     """All but those whose forward is wrong in the same way: only another source can tell that."""
     report = row(name).check(mine={of: wrong}, contract=False)
@@ -339,15 +376,27 @@ def test_it_is_found_without_torch_too(of: str, wrong: type[Layer], name: str) -
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("of, wrong, name", [entry[:3] for entry in WRONG], ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    "of, wrong, name", [entry[:3] for entry in WRONG], ids=lambda value: getattr(value, "__name__", None)
+)
 def test_it_is_found_whatever_the_seed(of: str, wrong: type[Layer], name: str, seed: int) -> None:
     pytest.importorskip("torch")
     assert not row(name).check(torch=True, mine={of: wrong}, seed=seed, seeds=1, contract=False).ok
 
 
 def attention_backward_without_delta(
-    dy: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any, causal: bool, scale: float, dropout: float = 0.0, seed: int = 0
-) -> Any:  # fmt: skip
+    dy: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    y: Any,
+    lse: Any,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Any:
     from tinygrad_edu.layers.attention import _dropout_factor, _scores
 
     probs = np.exp(_scores(q, k, mask, causal, scale) - lse)
@@ -367,8 +416,18 @@ def attention_backward_without_scale(*args: Any) -> Any:
 
 
 def attention_backward_of_all_heads(
-    dy: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any, causal: bool, scale: float, dropout: float = 0.0, seed: int = 0
-) -> Any:  # fmt: skip
+    dy: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    y: Any,
+    lse: Any,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Any:
     from tinygrad_edu.layers.attention import attention_backward
 
     dq, dk, dv = attention_backward(dy, q, k, v, mask, y, lse, causal, scale, dropout, seed)
@@ -390,20 +449,57 @@ def cross_entropy_backward_of_all_rows(
 
 WRONG_OPS = [
     ("attention", {"attention_backward": attention_backward_without_delta}, "backward WRONG in dq, dk (dv ok)"),
-    ("attention (causal)", {"attention_backward": attention_backward_without_delta}, "backward WRONG in dq, dk (dv ok)"),
-    ("attention (dropout)", {"attention_backward": attention_backward_without_delta}, "backward WRONG in dq, dk (dv ok)"),
-    ("attention (dropout)", {"attention_backward": lambda dy, q, k, v, mask, y, lse, causal, scale, dropout, seed:
-        tg.backend.registered_ops()["attention_backward"](dy, q, k, v, mask, y, lse, causal, scale)}, "WRONG in dq, dk, dv"),
-    ("attention", {"attention_backward": attention_backward_of_all_heads}, "It was summed over `head` and spread out again"),
+    (
+        "attention (causal)",
+        {"attention_backward": attention_backward_without_delta},
+        "backward WRONG in dq, dk (dv ok)",
+    ),
+    (
+        "attention (dropout)",
+        {"attention_backward": attention_backward_without_delta},
+        "backward WRONG in dq, dk (dv ok)",
+    ),
+    (
+        "attention (dropout)",
+        {
+            "attention_backward": lambda dy, q, k, v, mask, y, lse, causal, scale, dropout, seed: (
+                tg.backend.registered_ops()["attention_backward"](dy, q, k, v, mask, y, lse, causal, scale)
+            )
+        },
+        "WRONG in dq, dk, dv",
+    ),
+    (
+        "attention",
+        {"attention_backward": attention_backward_of_all_heads},
+        "It was summed over `head` and spread out again",
+    ),
     ("softmax", {"softmax_backward": softmax_backward_over_all}, "a multiple of the output"),
     ("cross_entropy", {"cross_entropy_backward": cross_entropy_backward_of_all_rows}, "backward WRONG in dlogits"),
-    ("linear", {"linear_backward": lambda dy, x, weight, with_bias: (dy @ weight, (dy.swapaxes(-1, -2) @ x)[0], dy.sum((0, 1)))},
-     "backward WRONG in dweight (dx, dbias ok)"),
-    ("linear", {"linear_backward": lambda dy, x, weight, with_bias: (dy @ weight, dy.reshape(-1, 7).T @ x.reshape(-1, 6), dy.sum(0))},
-     "The shape is (4, 7), wanted (7,): the sum over batch is missing."),
+    (
+        "linear",
+        {
+            "linear_backward": lambda dy, x, weight, with_bias: (
+                dy @ weight,
+                (dy.swapaxes(-1, -2) @ x)[0],
+                dy.sum((0, 1)),
+            )
+        },
+        "backward WRONG in dweight (dx, dbias ok)",
+    ),
+    (
+        "linear",
+        {
+            "linear_backward": lambda dy, x, weight, with_bias: (
+                dy @ weight,
+                dy.reshape(-1, 7).T @ x.reshape(-1, 6),
+                dy.sum(0),
+            )
+        },
+        "The shape is (4, 7), wanted (7,): the sum over batch is missing.",
+    ),
     ("relu", {"relu_backward": lambda dy, x: dy * (x > -10)}, "backward WRONG in dx"),
     ("tanh", {"tanh_backward": lambda dy, y: dy / (y - y)}, "72 of 72 entries are not finite"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name, mine, says", WRONG_OPS)
@@ -417,8 +513,13 @@ def test_a_wrong_op_is_found_and_explained(name: str, mine: dict[str, Any], says
 
 def test_a_wrong_scale_shows_in_the_columns() -> None:
     case = next(case for case in OP_CASES if case.name == "attention")
-    report = case.check(mine={"attention_backward": lambda dy, q, k, v, mask, y, lse, causal, scale:
-                              attention_backward_without_scale(dy, q, k, v, mask, y, lse, causal, scale)})  # fmt: skip
+    report = case.check(
+        mine={
+            "attention_backward": lambda dy, q, k, v, mask, y, lse, causal, scale: attention_backward_without_scale(
+                dy, q, k, v, mask, y, lse, causal, scale
+            )
+        }
+    )
     wrong = report.first_wrong
     assert wrong is not None and wrong.name == "q"
     assert wrong.yours == pytest.approx(wrong.numeric / 0.7, rel=1e-6)
@@ -434,9 +535,19 @@ def test_of_a_block_the_layer_that_is_wrong_is_named() -> None:
 
 
 def test_the_first_wrong_tensor_is_the_first_on_the_way_back() -> None:
-    mlp = layers.Sequential(layers.Linear(6, 5), layers.Tanh(), LinearNegative(5, 4), layers.Tanh(), layers.Linear(4, 3))
+    mlp = layers.Sequential(
+        layers.Linear(6, 5), layers.Tanh(), LinearNegative(5, 4), layers.Tanh(), layers.Linear(4, 3)
+    )
     report = check.layer(mlp, np.random.default_rng(0).normal(size=(3, 6)))
-    assert [tensor.name for tensor in report.tensors[1:]] == ["4.weight", "4.bias", "2.weight", "2.bias", "0.weight", "0.bias", "x"]
+    assert [tensor.name for tensor in report.tensors[1:]] == [
+        "4.weight",
+        "4.bias",
+        "2.weight",
+        "2.bias",
+        "0.weight",
+        "0.bias",
+        "x",
+    ]
     assert report.first_wrong is not None and report.first_wrong.name == "2.weight"
 
 

@@ -208,20 +208,49 @@ def _cross_entropy_backward(d: Draw) -> tuple[Any, ...]:
 def _head(d: Draw) -> tuple[Any, ...]:
     rows, width, classes = d.rows(), d.length(1), d.length(1, 40)
     bias = d.normal(classes, layout="plain") if d.choice(True, False) else None
-    return d.normal(rows, width), d.normal(classes, width), bias, d.targets(classes, rows, -100), -100, d.choice(0.0, 0.1)
+    return (
+        d.normal(rows, width),
+        d.normal(classes, width),
+        bias,
+        d.targets(classes, rows, -100),
+        -100,
+        d.choice(0.0, 0.1),
+    )
 
 
 def _head_grad(d: Draw) -> tuple[Any, ...]:
     x, weight, bias, targets, ignore_index, smoothing = _head(d)
     dbias = None if bias is None else d.normal(*bias.shape, layout="plain")
-    return x, weight, bias, targets, d.normal(len(x)), d.normal(*weight.shape, layout="plain"), dbias, ignore_index, smoothing
+    return (
+        x,
+        weight,
+        bias,
+        targets,
+        d.normal(len(x)),
+        d.normal(*weight.shape, layout="plain"),
+        dbias,
+        ignore_index,
+        smoothing,
+    )
 
 
 def _adam(d: Draw) -> tuple[Any, ...]:
     n = d.rows()
     data, grad, first = (d.normal(n, layout="plain") for _ in range(3))
     second = abs(d.normal(n, layout="plain"))
-    return data, grad, first, second, d.length(1, 1000), 1e-2, 0.9, d.choice(0.95, 0.999), 1e-8, d.choice(0.0, 0.1), d.choice(True, False)
+    return (
+        data,
+        grad,
+        first,
+        second,
+        d.length(1, 1000),
+        1e-2,
+        0.9,
+        d.choice(0.95, 0.999),
+        1e-8,
+        d.choice(0.0, 0.1),
+        d.choice(True, False),
+    )
 
 
 def _dropout(d: Draw) -> tuple[Any, ...]:
@@ -253,7 +282,9 @@ ARGUMENTS: dict[str, Entry] = {
 }  # fmt: skip
 
 CPU = sorted(dispatch.registered_kernels("cpu"), key=lambda kernel: kernel[:3])
-each_kernel = pytest.mark.parametrize("name, device, dtype, kernel", CPU, ids=[f"{name} {dtype}" for name, _, dtype, _ in CPU])
+each_kernel = pytest.mark.parametrize(
+    "name, device, dtype, kernel", CPU, ids=[f"{name} {dtype}" for name, _, dtype, _ in CPU]
+)
 
 
 def to_list(result: Any) -> list[Any]:
@@ -263,7 +294,7 @@ def to_list(result: Any) -> list[Any]:
 def compare(
     name: str, device: str, dtype: str, kernel: Callable[..., Any], data: st.DataObject, large: bool = False
 ) -> None:
-    """Call both on the same arguments; compare what they return, what they change, and that they change nothing else."""
+    """Call both on the same arguments: they return the same, change the same, and change nothing else."""
     entry, reference = ARGUMENTS[name], registered_ops()[name].reference
     drawn = entry.draw(Draw(data, dtype, large))
 
@@ -317,11 +348,15 @@ def check_equal(found: Any, wanted: Any, dtype: str, size: int, longer: float, e
     np.testing.assert_array_equal(found[~finite], wanted[~finite])
     largest = float(np.max(np.abs(wanted[finite]), initial=1.0))
     grown = longer * math.sqrt(max(size, 1))
-    np.testing.assert_allclose(found[finite], wanted[finite], rtol=rtol * grown, atol=max(atol, rtol * grown * largest) * longer)
+    np.testing.assert_allclose(
+        found[finite], wanted[finite], rtol=rtol * grown, atol=max(atol, rtol * grown * largest) * longer
+    )
 
 
 @each_kernel
-def test_a_kernel_names_an_op_and_has_its_signature(name: str, device: str, dtype: str, kernel: Callable[..., Any]) -> None:
+def test_a_kernel_names_an_op_and_has_its_signature(
+    name: str, device: str, dtype: str, kernel: Callable[..., Any]
+) -> None:
     assert name in registered_ops()
     assert dispatch.same_signature(kernel, registered_ops()[name].reference)
 
@@ -428,5 +463,3 @@ def test_repeated_ids_are_added_in_order() -> None:
     for _ in range(5):
         np.testing.assert_array_equal(op(dy, ids, np.zeros((5, 17), "float32")), first)
     assert not first[3:].any()
-
-

@@ -95,7 +95,9 @@ def test_rotary_products_depend_on_distance_only() -> None:
     np.testing.assert_allclose(np.linalg.norm(rotary(q), axis=-1), np.linalg.norm(q[0]))
 
 
-@pytest.mark.parametrize("build", [lambda: LearnedPositions(9, 8), lambda: SinusoidalPositions(9, 8), lambda: RotaryPositions(9, 8)])
+@pytest.mark.parametrize(
+    "build", [lambda: LearnedPositions(9, 8), lambda: SinusoidalPositions(9, 8), lambda: RotaryPositions(9, 8)]
+)
 def test_positions_from_a_start_are_the_rest_of_the_whole(build: Any) -> None:
     positions = build()
     whole = positions(X)

@@ -1,4 +1,4 @@
-"""What a user can get wrong with layers: each a typed error that names the argument, what was found and what is wanted."""
+"""What a user can get wrong with layers: a typed error that names what was found and what is wanted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ CONFIG = [
     (lambda: MultiHeadAttention(6, 4), "embed_dim must be divisible by num_heads, got 6 and 4"),
     (lambda: MultiHeadAttention(6, 0), "MultiHeadAttention: num_heads must be an integer >= 1, got 0"),
     (lambda: MultiHeadAttention(6, 2, dropout=1), r"MultiHeadAttention: dropout must be a number in \[0, 1\), got 1"),
-    (lambda: MultiHeadAttention(8, 2, rotary=RotaryPositions(9, 8)), "rotary must have the width of a head, 4, it has 8"),
+    (
+        lambda: MultiHeadAttention(8, 2, rotary=RotaryPositions(9, 8)),
+        "rotary must have the width of a head, 4, it has 8",
+    ),
     (lambda: RotaryPositions(9, 5), "RotaryPositions: dim must be even, got 5"),
     (lambda: RotaryPositions(9, 4, base=1), "RotaryPositions: base must be > 1, got 1"),
     (lambda: SinusoidalPositions(0, 4), "SinusoidalPositions: max_len must be an integer >= 1, got 0"),
@@ -60,7 +63,7 @@ CONFIG = [
     (lambda: TransformerBlock(4, 2, 8, norm_placement="mid"), "norm_placement must be 'pre' or 'post', got 'mid'"),
     (lambda: layers.create_causal_mask(0), "create_causal_mask: length must be an integer >= 1, got 0"),
     (lambda: tg.backend.Generator(-1), "seed must be an integer >= 0 or None, got -1"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("build, message", CONFIG, ids=lambda value: value[:40] if isinstance(value, str) else "")
@@ -75,36 +78,82 @@ def attend(**changes: Any) -> Any:
 
 
 INPUTS = [
-    (ShapeError, lambda: Linear(3, 2)(zeros(4, 5)), r"Linear: expected \(..., 3\), got \(4, 5\): the last axis must have length 3"),
+    (
+        ShapeError,
+        lambda: Linear(3, 2)(zeros(4, 5)),
+        r"Linear: expected \(..., 3\), got \(4, 5\): the last axis must have length 3",
+    ),
     (ShapeError, lambda: Linear(3, 2)(zeros()), r"Linear: expected \(..., 3\), got \(\)"),
     (ShapeError, lambda: LayerNorm(3)(zeros(3, 4)), r"LayerNorm: expected \(..., 3\), got \(3, 4\)"),
     (ShapeError, lambda: RMSNorm(3)(zeros(3, 4)), r"RMSNorm: expected \(..., 3\), got \(3, 4\)"),
-    (RangeError, lambda: Embedding(5, 2)(np.array([[0, -1]])), r"Embedding: ids must be in \[0, 5\), got -1 at position \(0, 1\)"),
-    (RangeError, lambda: Embedding(5, 2)(np.array([0, 5, 7])), r"Embedding: ids must be in \[0, 5\), got 5 at position \(1,\)"),
+    (
+        RangeError,
+        lambda: Embedding(5, 2)(np.array([[0, -1]])),
+        r"Embedding: ids must be in \[0, 5\), got -1 at position \(0, 1\)",
+    ),
+    (
+        RangeError,
+        lambda: Embedding(5, 2)(np.array([0, 5, 7])),
+        r"Embedding: ids must be in \[0, 5\), got 5 at position \(1,\)",
+    ),
     (DtypeError, lambda: Embedding(5, 2)(np.array([0.0, 1.0])), "Embedding: ids must be integers, got float64"),
     (DtypeError, lambda: Embedding(5, 2)(np.array([True])), "Embedding: ids must be integers, got bool"),
     (DeviceError, lambda: Embedding(5, 2)([0, 1]), "expected a NumPy or CuPy array, got builtins.list"),
-    (ShapeError, lambda: LearnedPositions(4, 3)(zeros(2, 5, 3)), "LearnedPositions: sequence of length 5 is longer than max_len 4"),
+    (
+        ShapeError,
+        lambda: LearnedPositions(4, 3)(zeros(2, 5, 3)),
+        "LearnedPositions: sequence of length 5 is longer than max_len 4",
+    ),
     (ShapeError, lambda: LearnedPositions(4, 3)(zeros(2, 2, 3), 3), "sequence of length 5 is longer than max_len 4"),
     (ShapeError, lambda: LearnedPositions(4, 3)(zeros(2, 2, 4)), r"expected \(batch, time, 3\), got \(2, 2, 4\)"),
-    (ShapeError, lambda: SinusoidalPositions(4, 3)(zeros(2, 5, 3)), "SinusoidalPositions: sequence of length 5 is longer than max_len 4"),
+    (
+        ShapeError,
+        lambda: SinusoidalPositions(4, 3)(zeros(2, 5, 3)),
+        "SinusoidalPositions: sequence of length 5 is longer than max_len 4",
+    ),
     (ShapeError, lambda: SinusoidalPositions(4, 3)(zeros(5, 3)), r"expected \(batch, time, 3\), got \(5, 3\)"),
-    (ShapeError, lambda: RotaryPositions(4, 2)(zeros(2, 5, 2)), "RotaryPositions: sequence of length 5 is longer than max_len 4"),
-    (ShapeError, lambda: RotaryPositions(4, 2)(zeros(2, 5, 4)), r"RotaryPositions: expected \(..., time, 2\), got \(2, 5, 4\)"),
+    (
+        ShapeError,
+        lambda: RotaryPositions(4, 2)(zeros(2, 5, 2)),
+        "RotaryPositions: sequence of length 5 is longer than max_len 4",
+    ),
+    (
+        ShapeError,
+        lambda: RotaryPositions(4, 2)(zeros(2, 5, 4)),
+        r"RotaryPositions: expected \(..., time, 2\), got \(2, 5, 4\)",
+    ),
     (ShapeError, lambda: attend(query=zeros(3, 6)), r"query must be \(batch, time, 6\), got \(3, 6\)"),
     (ShapeError, lambda: attend(query=zeros(2, 3, 5)), r"query must be \(batch, time, 6\), got \(2, 3, 5\)"),
     (ShapeError, lambda: attend(memory=zeros(2, 3, 5)), r"key and value must be \(batch, time, 6\), got \(2, 3, 5\)"),
     (ShapeError, lambda: attend(memory=zeros(1, 3, 6)), "query has batch 2, key and value have batch 1"),
     (DtypeError, lambda: attend(mask=zeros(2, 1, 3, 3)), "mask must be bool, True where a query may look; got float32"),
-    (ShapeError, lambda: attend(mask=np.ones((2, 1, 3, 4), dtype=bool)),
-     r"mask must be broadcastable to \(batch, heads, queries, keys\), here \(2, 2, 3, 3\), got \(2, 1, 3, 4\)"),
-    (ShapeError, lambda: Residual(Linear(3, 2))(zeros(4, 3)), r"Residual: the inner layer must keep the shape \(4, 3\), it gave \(4, 2\)"),
-    (ShapeError, lambda: layers.create_padding_mask(np.zeros(3, dtype=int), 0), r"create_padding_mask: expected \(batch, time\) ids, got \(3,\)"),
+    (
+        ShapeError,
+        lambda: attend(mask=np.ones((2, 1, 3, 4), dtype=bool)),
+        r"mask must be broadcastable to \(batch, heads, queries, keys\), here \(2, 2, 3, 3\), got \(2, 1, 3, 4\)",
+    ),
+    (
+        ShapeError,
+        lambda: Residual(Linear(3, 2))(zeros(4, 3)),
+        r"Residual: the inner layer must keep the shape \(4, 3\), it gave \(4, 2\)",
+    ),
+    (
+        ShapeError,
+        lambda: layers.create_padding_mask(np.zeros(3, dtype=int), 0),
+        r"create_padding_mask: expected \(batch, time\) ids, got \(3,\)",
+    ),
     (BackwardError, lambda: attend(cache=KeyValueCache(4)), "a key/value cache has no backward; use tg.inference()"),
-    (ShapeError, lambda: Parameter(zeros(3)).accumulate(zeros(2, 3)),
-     r"expected a gradient \(3,\), the parameter's shape, got \(2, 3\); sum it over the leading axes first"),
-    (ShapeError, lambda: Parameter(zeros(3)).accumulate(zeros(1)), r"expected a gradient \(3,\), the parameter's shape, got \(1,\)$"),
-]  # fmt: skip
+    (
+        ShapeError,
+        lambda: Parameter(zeros(3)).accumulate(zeros(2, 3)),
+        r"expected a gradient \(3,\), the parameter's shape, got \(2, 3\); sum it over the leading axes first",
+    ),
+    (
+        ShapeError,
+        lambda: Parameter(zeros(3)).accumulate(zeros(1)),
+        r"expected a gradient \(3,\), the parameter's shape, got \(1,\)$",
+    ),
+]
 
 
 @pytest.mark.parametrize("error, call, message", INPUTS, ids=lambda value: value[:40] if isinstance(value, str) else "")
@@ -236,9 +285,10 @@ def test_super_init_forgotten() -> None:
 
 def test_too_many_forwards_without_a_backward_warn() -> None:
     tanh = layers.Tanh()
+    for _ in range(999):
+        tanh(zeros(1))
     with pytest.warns(UserWarning, match="Tanh: forward ran 1000 times without a backward and holds the memory"):
-        for _ in range(1000):
-            tanh(zeros(1))
+        tanh(zeros(1))
 
 
 def test_ids_beyond_float_precision_and_of_any_integer_type() -> None:

@@ -13,7 +13,18 @@ from tinygrad_edu import backend, layers
 from tinygrad_edu.backend import Generator
 from tinygrad_edu.check.cases import CASES, Case
 from tinygrad_edu.errors import BackwardError, ConfigError, DtypeError, ShapeError
-from tinygrad_edu.layers import GELU, Dropout, Layer, LayerList, LayerNorm, Linear, Parameter, Residual, Sequential, Tanh
+from tinygrad_edu.layers import (
+    GELU,
+    Dropout,
+    Layer,
+    LayerList,
+    LayerNorm,
+    Linear,
+    Parameter,
+    Residual,
+    Sequential,
+    Tanh,
+)
 from tinygrad_edu.layers.flat import FlatParameters
 
 X = np.random.default_rng(0).normal(size=(3, 4, 6)).astype("float32")
@@ -166,7 +177,9 @@ def test_flat_parameters_no_longer_hold_a_layer_that_was_changed() -> None:
 def test_flat_parameters_of_several_types_or_none() -> None:
     layer = mlp()
     layer[0].astype("float64")
-    with pytest.raises(DtypeError, match=r"flatten: all parameters must have one dtype, found \['float32', 'float64'\]"):
+    with pytest.raises(
+        DtypeError, match=r"flatten: all parameters must have one dtype, found \['float32', 'float64'\]"
+    ):
         layer.flatten()
     empty = Tanh()
     assert not FlatParameters(empty).holds(empty)
@@ -228,7 +241,9 @@ def test_every_layer_prints_and_copies(case: Case) -> None:
         assert not np.shares_memory(mine.data, theirs.data), name
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.make()[0].num_parameters()], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.make()[0].num_parameters()], ids=lambda case: case.name
+)
 def test_the_same_generator_draws_the_same_weights(case: Case) -> None:
     (first, _), (second, _), (other, _) = case.make(), case.make(), case.make(seed=1)
     for (name, mine), (_, again) in zip(first.named_parameters(), second.named_parameters(), strict=True):
@@ -241,7 +256,9 @@ def test_the_same_generator_draws_the_same_weights(case: Case) -> None:
 @pytest.mark.parametrize("name, kind", [("relu", "ReLU"), ("gelu_tanh", "GELU"), ("silu", "SiLU")])
 def test_activations_by_name(name: str, kind: str) -> None:
     assert type(layers.make_activation(name)).__name__ == kind
-    with pytest.raises(ConfigError, match="activation must be one of relu, gelu, gelu_tanh, silu, tanh, sigmoid, got 'swish'"):
+    with pytest.raises(
+        ConfigError, match="activation must be one of relu, gelu, gelu_tanh, silu, tanh, sigmoid, got 'swish'"
+    ):
         layers.make_activation("swish")
 
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong with losses: each a typed error that names the argument, what was found and what is wanted."""
+"""What a user can get wrong with losses: a typed error that names what was found and what is wanted."""
 
 from __future__ import annotations
 
@@ -21,28 +21,84 @@ def ids(*values: int) -> Any:
 
 
 BAD = [
-    (ConfigError, lambda: CrossEntropyLoss(reduction="avg"), "CrossEntropyLoss: reduction must be 'mean', 'sum' or 'none', got 'avg'"),
-    (ConfigError, lambda: CrossEntropyLoss(label_smoothing=1.5), r"CrossEntropyLoss: label_smoothing must be in \[0, 1\], got 1.5"),
-    (ConfigError, lambda: CrossEntropyLoss(label_smoothing=float("nan")), r"label_smoothing must be in \[0, 1\], got nan"),
-    (ConfigError, lambda: MeanSquaredError("avg"), "MeanSquaredError: reduction must be 'mean', 'sum' or 'none', got 'avg'"),
-    (ShapeError, lambda: CrossEntropyLoss()(logits(3, 5), ids(1, 2)),
-     r"logits \(..., classes\) and targets \(...\) must agree, got \(3, 5\) and \(2,\)"),
-    (ShapeError, lambda: CrossEntropyLoss()(logits(2, 4, 5), np.zeros((2, 3), dtype=int)), r"got \(2, 4, 5\) and \(2, 3\)"),
+    (
+        ConfigError,
+        lambda: CrossEntropyLoss(reduction="avg"),
+        "CrossEntropyLoss: reduction must be 'mean', 'sum' or 'none', got 'avg'",
+    ),
+    (
+        ConfigError,
+        lambda: CrossEntropyLoss(label_smoothing=1.5),
+        r"CrossEntropyLoss: label_smoothing must be in \[0, 1\], got 1.5",
+    ),
+    (
+        ConfigError,
+        lambda: CrossEntropyLoss(label_smoothing=float("nan")),
+        r"label_smoothing must be in \[0, 1\], got nan",
+    ),
+    (
+        ConfigError,
+        lambda: MeanSquaredError("avg"),
+        "MeanSquaredError: reduction must be 'mean', 'sum' or 'none', got 'avg'",
+    ),
+    (
+        ShapeError,
+        lambda: CrossEntropyLoss()(logits(3, 5), ids(1, 2)),
+        r"logits \(..., classes\) and targets \(...\) must agree, got \(3, 5\) and \(2,\)",
+    ),
+    (
+        ShapeError,
+        lambda: CrossEntropyLoss()(logits(2, 4, 5), np.zeros((2, 3), dtype=int)),
+        r"got \(2, 4, 5\) and \(2, 3\)",
+    ),
     (ShapeError, lambda: CrossEntropyLoss()(logits(3, 5), np.zeros((3, 5), dtype=int)), r"got \(3, 5\) and \(3, 5\)"),
-    (RangeError, lambda: CrossEntropyLoss()(logits(3, 5), ids(1, 5, 2)),
-     r"targets must be in \[0, 5\) or ignore_index -100, got 5 at position \(1,\)"),
+    (
+        RangeError,
+        lambda: CrossEntropyLoss()(logits(3, 5), ids(1, 5, 2)),
+        r"targets must be in \[0, 5\) or ignore_index -100, got 5 at position \(1,\)",
+    ),
     (RangeError, lambda: CrossEntropyLoss()(logits(3, 5), ids(1, 2, -1)), r"got -1 at position \(2,\)"),
-    (RangeError, lambda: CrossEntropyLoss(ignore_index=-1)(logits(3, 5), ids(1, -1, -100)), "ignore_index -1, got -100"),
-    (DtypeError, lambda: CrossEntropyLoss()(logits(3, 5), np.ones(3)), "CrossEntropyLoss: targets must be integers, got float64"),
-    (ShapeError, lambda: CrossEntropyLoss(weight=np.ones(4))(logits(3, 5), ids(1, 2, 3)),
-     r"CrossEntropyLoss: weight must be \(5,\), got \(4,\)"),
-    (ShapeError, lambda: CrossEntropyLoss()(logits(0, 5), np.zeros(0, dtype=int)), r"nothing to take the mean of, targets is \(0,\)"),
-    (ShapeError, lambda: CrossEntropyLoss()(logits(2, 0, 5), np.zeros((2, 0), dtype=int)), r"nothing to take the mean of, targets is \(2, 0\)"),
-    (ShapeError, lambda: MeanSquaredError()(logits(3, 5), logits(3, 4)), r"must have one shape, got \(3, 5\) and \(3, 4\)"),
-    (ShapeError, lambda: MeanSquaredError()(logits(0, 5), logits(0, 5)), r"nothing to take the mean of, prediction is \(0, 5\)"),
-    (ShapeError, lambda: MeanSquaredError(weight=np.ones(4))(logits(3, 5), logits(3, 5)),
-     r"MeanSquaredError: weight \(4,\) does not broadcast to \(3, 5\)"),
-]  # fmt: skip
+    (
+        RangeError,
+        lambda: CrossEntropyLoss(ignore_index=-1)(logits(3, 5), ids(1, -1, -100)),
+        "ignore_index -1, got -100",
+    ),
+    (
+        DtypeError,
+        lambda: CrossEntropyLoss()(logits(3, 5), np.ones(3)),
+        "CrossEntropyLoss: targets must be integers, got float64",
+    ),
+    (
+        ShapeError,
+        lambda: CrossEntropyLoss(weight=np.ones(4))(logits(3, 5), ids(1, 2, 3)),
+        r"CrossEntropyLoss: weight must be \(5,\), got \(4,\)",
+    ),
+    (
+        ShapeError,
+        lambda: CrossEntropyLoss()(logits(0, 5), np.zeros(0, dtype=int)),
+        r"nothing to take the mean of, targets is \(0,\)",
+    ),
+    (
+        ShapeError,
+        lambda: CrossEntropyLoss()(logits(2, 0, 5), np.zeros((2, 0), dtype=int)),
+        r"nothing to take the mean of, targets is \(2, 0\)",
+    ),
+    (
+        ShapeError,
+        lambda: MeanSquaredError()(logits(3, 5), logits(3, 4)),
+        r"must have one shape, got \(3, 5\) and \(3, 4\)",
+    ),
+    (
+        ShapeError,
+        lambda: MeanSquaredError()(logits(0, 5), logits(0, 5)),
+        r"nothing to take the mean of, prediction is \(0, 5\)",
+    ),
+    (
+        ShapeError,
+        lambda: MeanSquaredError(weight=np.ones(4))(logits(3, 5), logits(3, 5)),
+        r"MeanSquaredError: weight \(4,\) does not broadcast to \(3, 5\)",
+    ),
+]
 
 
 @pytest.mark.parametrize("error, call, message", BAD, ids=lambda value: value[:50] if isinstance(value, str) else "")

@@ -1,4 +1,4 @@
-"""The table of all layers and losses: one row each way of building one. ``tinygrad-edu check all`` and the tests run it.
+"""The table of all layers and losses, one row for each way of building one; ``tinygrad-edu check all`` runs it.
 
 A new layer adds a row, and gets every check: gradients, torch, contract, devices, batch and time of one.
 """
@@ -143,7 +143,7 @@ class Case:
         layer, inputs = self.make(batch, time, device, settings.get("seed", 0), mine)
         settings = {"axes": self.axes, "torch": self.torch() if torch and self.torch else None, **settings}
         if self.loss:
-            report = check_loss(layer, *inputs, **settings, **self.forward)
+            report = check_loss(layer, inputs[0], inputs[1], **settings, **self.forward)
         else:
             report = check_layer(layer, *inputs, batched=self.batched, **settings, **self.forward)
         report.name = self.name
@@ -181,6 +181,18 @@ def _pair(r: Draw, B: int, T: int) -> Inputs:
     return r.normal(B, T, DIM), r.normal(B, T, DIM)
 
 
+def _torch_sequential() -> Any:
+    import torch
+
+    return torch.nn.Sequential(torch.nn.Linear(DIM, 7), torch.nn.GELU(), torch.nn.Linear(7, 2))
+
+
+def _shared(L: Library) -> Layer:
+    """One layer in three places: its gradients add up, and its stack must give each pass its own input."""
+    linear, act = L.Linear(DIM, DIM, generator=L.generator), L.Tanh()
+    return L.Sequential(linear, act, linear, act, linear)
+
+
 _TABLE_AXES = {"weight": ("id", "channel")}
 _POSITION_AXES = {"weight": ("time", "channel")}
 _LOGIT_AXES = {"logits": ("batch", "time", "class"), "y": ("batch", "time")}
@@ -201,12 +213,15 @@ _SIMPLE = [
     Case("Linear", lambda L: L.Linear(DIM, 7, generator=L.generator), _x, torch=twins.module("Linear", DIM, 7)),
     Case("Linear", lambda L: L.Linear(DIM, 7, bias=False, generator=L.generator), _x, "bias=False",
          torch=twins.module("Linear", DIM, 7, bias=False)),
-    Case("Linear", lambda L: L.Linear(DIM, DIM, generator=L.generator), _x, "square", torch=twins.module("Linear", DIM, DIM)),
+    Case("Linear", lambda L: L.Linear(DIM, DIM, generator=L.generator), _x, "square",
+         torch=twins.module("Linear", DIM, DIM)),
     Case("Linear", lambda L: L.Linear(DIM, 7, generator=L.generator), lambda r, B, T: (r.normal(B, DIM),), "2-D input",
          torch=twins.module("Linear", DIM, 7)),
-    Case("Linear", lambda L: L.Linear(DIM, 1, generator=L.generator), _x, "one output", torch=twins.module("Linear", DIM, 1)),
+    Case("Linear", lambda L: L.Linear(DIM, 1, generator=L.generator), _x, "one output",
+         torch=twins.module("Linear", DIM, 1)),
     Case("LayerNorm", lambda L: L.LayerNorm(DIM), _x, torch=twins.module("LayerNorm", DIM)),
-    Case("LayerNorm", lambda L: L.LayerNorm(DIM, eps=0.5), _x, "eps=0.5", torch=twins.module("LayerNorm", DIM, eps=0.5)),
+    Case("LayerNorm", lambda L: L.LayerNorm(DIM, eps=0.5), _x, "eps=0.5",
+         torch=twins.module("LayerNorm", DIM, eps=0.5)),
     # With one channel the variance is 0 and 1/sqrt(eps) would be so large that only rounding is compared.
     Case("LayerNorm", lambda L: L.LayerNorm(1, eps=0.5), lambda r, B, T: (r.normal(B, T, 1),), "one channel, eps=0.5",
          torch=twins.module("LayerNorm", 1, eps=0.5)),
@@ -251,7 +266,8 @@ _ATTENTION = [
          lambda r, B, T: (r.normal(B, T, 8), None, r.mask(B, 1, T, T) & (asarray(np.arange(T)) > 0)[:, None]),
          "first row sees nothing"),
     Case("MultiHeadAttention", lambda L: L.MultiHeadAttention(8, HEADS, generator=L.generator),
-         lambda r, B, T: (r.normal(B, T, 8), r.normal(B, T + 2, 8)), "cross-attention", torch=twins.attention(8, HEADS)),
+         lambda r, B, T: (r.normal(B, T, 8), r.normal(B, T + 2, 8)), "cross-attention",
+         torch=twins.attention(8, HEADS)),
     Case("MultiHeadAttention", lambda L: L.MultiHeadAttention(8, HEADS, generator=L.generator),
          lambda r, B, T: (r.normal(B, T, 8), r.normal(B, T + 2, 8), r.mask(B, 1, T, T + 2)), "cross-attention, mask",
          torch=twins.attention(8, HEADS)),
@@ -277,25 +293,29 @@ _BLOCKS = [
     Case("TransformerBlock", lambda L: L.TransformerBlock(8, HEADS, 12, generator=L.generator), _wide, "causal",
          {"causal": True}, torch=twins.block(8, HEADS, 12, pre=True)),
     Case("TransformerBlock", lambda L: L.TransformerBlock(8, HEADS, 12, generator=L.generator),
-         lambda r, B, T: (r.normal(B, T, 8), r.padding(B, T)), "padding mask", torch=twins.block(8, HEADS, 12, pre=True)),
+         lambda r, B, T: (r.normal(B, T, 8), r.padding(B, T)), "padding mask",
+         torch=twins.block(8, HEADS, 12, pre=True)),
     Case("TransformerBlock",
          lambda L: L.TransformerBlock(8, HEADS, 12, activation="relu", eps=0.1, generator=L.generator), _wide,
          "relu, eps=0.1"),
     Case("TransformerBlock", lambda L: L.TransformerBlock(8, HEADS, 12, 0.3, generator=L.generator), _wide, "dropout"),
-    Case("TransformerBlock", lambda L: L.TransformerBlock(8, HEADS, 12, 0.3, norm_placement="post", generator=L.generator),
+    Case("TransformerBlock",
+         lambda L: L.TransformerBlock(8, HEADS, 12, 0.3, norm_placement="post", generator=L.generator),
          _wide, "post-norm, dropout"),
     Case("TransformerBlock",
          lambda L: L.TransformerBlock(8, HEADS, 12, bias=False, rotary=L.RotaryPositions(9, 4), generator=L.generator),
          _wide, "bias=False, rotary, causal", {"causal": True}),
     Case("Sequential",
-         lambda L: L.Sequential(L.Linear(DIM, 7, generator=L.generator), L.GELU(), L.Linear(7, 2, generator=L.generator)),
-         _x, torch=lambda: _torch_sequential()),
+         lambda L: L.Sequential(
+             L.Linear(DIM, 7, generator=L.generator), L.GELU(), L.Linear(7, 2, generator=L.generator)),
+         _x, torch=_torch_sequential),
     Case("Sequential", lambda L: L.Sequential(L.Embedding(CLASSES, DIM, L.generator), L.LayerNorm(DIM)), _ids,
          "ids in", axes={"0.weight": ("id", "channel")}),
-    Case("Sequential", lambda L: _shared(L), _x, "one layer three times"),
+    Case("Sequential", _shared, _x, "one layer three times"),
     Case("Residual", lambda L: L.Residual(L.Linear(DIM, DIM, generator=L.generator)), _x,
          torch=lambda: (twins.children(layer=("Linear", DIM, DIM)), lambda m, x: x + m["layer"](x))),
-    Case("Residual", lambda L: L.Residual(L.Sequential(L.LayerNorm(DIM), L.Dropout(0.3, L.generator))), _x, "norm, dropout"),
+    Case("Residual", lambda L: L.Residual(L.Sequential(L.LayerNorm(DIM), L.Dropout(0.3, L.generator))), _x,
+         "norm, dropout"),
 ]  # fmt: skip
 
 _LOSSES = [
@@ -324,20 +344,9 @@ _LOSSES = [
     *(Case("MeanSquaredError", lambda L, how=how: L.MeanSquaredError(how), _pair, f"reduction={how!r}",  # type: ignore[misc]
            torch=twins.squared_error(how)) for how in ("mean", "sum", "none")),
     *(Case("MeanSquaredError", lambda L, how=how: L.MeanSquaredError(how, asarray([0.5, 1, 2, 0.25, 1.5, 3.0])), _pair,  # type: ignore[misc]
-           f"weight, {how}", torch=twins.squared_error(how, [0.5, 1, 2, 0.25, 1.5, 3.0])) for how in ("mean", "sum", "none")),
+           f"weight, {how}", torch=twins.squared_error(how, [0.5, 1, 2, 0.25, 1.5, 3.0]))
+      for how in ("mean", "sum", "none")),
 ]  # fmt: skip
-
-
-def _torch_sequential() -> Any:
-    import torch
-
-    return torch.nn.Sequential(torch.nn.Linear(DIM, 7), torch.nn.GELU(), torch.nn.Linear(7, 2))
-
-
-def _shared(L: Library) -> Layer:
-    """One layer in three places: its gradients add up, and its stack must give each pass its own input."""
-    linear, act = L.Linear(DIM, DIM, generator=L.generator), L.Tanh()
-    return L.Sequential(linear, act, linear, act, linear)
 
 
 def _with_loss(case: Case) -> Case:

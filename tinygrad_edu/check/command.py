@@ -1,4 +1,4 @@
-"""``tinygrad-edu check``: the table of layers, losses and ops from the command line, or a learner's own class in its place."""
+"""``tinygrad-edu check``: the table from the command line, or a learner's own class in the place of the library's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import ConfigError, did_you_mean
 from . import cases, op_cases
 from .cases import Case
 from .op_cases import OpCase
-from .report import Report
+from .report import Report, show_error
 
 SIZES = ((3, 4), (1, 4), (3, 1), (1, 1))  # batch and time
 
@@ -28,8 +28,9 @@ def rows(name: str) -> list[Case | OpCase]:
     ConfigError
         If the name is in neither table.
     """
-    known = [case.of for case in (*cases.CASES, *op_cases.OP_CASES)]
-    found: list[Case | OpCase] = [case for case in (*cases.CASES, *op_cases.OP_CASES) if name in ("all", case.of)]
+    table: list[Case | OpCase] = [*cases.CASES, *op_cases.OP_CASES]
+    known = [case.of for case in table]
+    found = [case for case in table if name in ("all", case.of)]
     if not found:
         raise ConfigError(
             f"check: there is no layer, loss or op named {name!r}.{did_you_mean(name, [*known, 'all'])} "
@@ -59,7 +60,7 @@ def load_mine(path: Path, wanted: set[str]) -> dict[str, Any]:
     mine = {name: found[name] for name in wanted if name in found}
     if not mine:
         own = [name for name, value in found.items() if callable(value) and not name.startswith("_")]
-        hint = did_you_mean(sorted(wanted)[0], own)
+        hint = did_you_mean(min(wanted), own)
         raise ConfigError(f"--mine: {path} defines no {' or '.join(sorted(wanted))}.{hint}")
     return mine
 
@@ -144,5 +145,6 @@ def _show(console: Any, reports: list[Report], verbose: bool) -> None:
         console.print()
     else:
         console.print(
-            f"{last.name.partition(' at batch')[0]:56} ok  error {max(r.error for r in reports):.0e}", style="green"
+            f"{last.name.partition(' at batch')[0]:56} ok  error {show_error(max(r.error for r in reports))}",
+            style="green",
         )

@@ -18,7 +18,7 @@ TOLERANCE = 1e-11  # the same sums in another order
 EPS32 = float(np.finfo(np.float32).eps)
 
 
-class _Broken(Exception):
+class BrokenPromise(Exception):  # noqa: N818 - a finding, not an error of the program
     """A promise that is not kept; its text says how."""
 
 
@@ -32,7 +32,7 @@ def _close(a: np.ndarray, b: np.ndarray, rtol: float = TOLERANCE) -> bool:
 def _same_gradients(found: Values, wanted: Values, what: str) -> None:
     for key, right in wanted.items():
         if not _close(found[key], right):
-            raise _Broken(f"the gradient of {key} {what}")
+            raise BrokenPromise(f"the gradient of {key} {what}")
 
 
 def _snapshot(arrays: list[Any]) -> list[np.ndarray | None]:
@@ -42,7 +42,7 @@ def _snapshot(arrays: list[Any]) -> list[np.ndarray | None]:
 def _unchanged(names: list[str], arrays: list[Any], before: list[np.ndarray | None], by: str) -> None:
     for name, array, old in zip(names, arrays, before, strict=True):
         if old is not None and not np.array_equal(np.array(to_host(array)), old, equal_nan=old.dtype.kind == "f"):
-            raise _Broken(f"{by} changed {name} in place; compute into a new array instead")
+            raise BrokenPromise(f"{by} changed {name} in place; compute into a new array instead")
 
 
 # -- layers ----------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def _stack(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
         try:
             returned = subject.call_backward(subject.place_upstream(ups[value_number]))
         except BackwardError:
-            raise _Broken(
+            raise BrokenPromise(
                 "of two forwards only the last was kept; keep values with self.save(...) and take them "
                 "with self.saved(), which is a stack"
             ) from None
@@ -136,17 +136,18 @@ def _backward_once(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
     subject.backward(subject.values, upstream)
     left = [name or "the layer itself" for name, layer in subject.layer.named_layers() if layer._saved]
     if left:
-        raise _Broken(f"backward left saved values behind in {', '.join(left)}: memory grows with every step")
+        raise BrokenPromise(f"backward left saved values behind in {', '.join(left)}: memory grows with every step")
     try:
         subject.call_backward(subject.place_upstream(upstream))
     except BackwardError:
         return
     except Exception as error:
-        raise _Broken(
+        raise BrokenPromise(
             f"a second backward raised {type(error).__name__} where BackwardError is wanted: {error}"
         ) from None
-    raise _Broken(
-        "a second backward on one forward raised nothing; keep values with self.save(...) and take them with self.saved()"
+    raise BrokenPromise(
+        "a second backward on one forward raised nothing; keep values with self.save(...) "
+        "and take them with self.saved()"
     )
 
 
@@ -162,24 +163,24 @@ def _inference_keeps_nothing(subject: LayerSubject, upstream: list[np.ndarray]) 
         outputs = [on_host(y) for y in to_list(subject.call(subject.arguments(subject.values)))]
     kept = [name or "the layer itself" for name, layer in subject.layer.named_layers() if layer._saved]
     if kept:
-        raise _Broken(f"values were saved under inference() in {', '.join(kept)}")
+        raise BrokenPromise(f"values were saved under inference() in {', '.join(kept)}")
     if not all(_close(a, b) for a, b in zip(outputs, learning, strict=True)):
-        raise _Broken("the output under inference() is another than outside of it")
+        raise BrokenPromise("the output under inference() is another than outside of it")
 
 
 def _evaluation(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
     """After eval(): no noise, and the gradient is that of what is then computed."""
     evaluating = subject.evaluating()
     if any(layer.training for layer in evaluating.layer.layers()):
-        raise _Broken("eval() did not reach every layer below")
+        raise BrokenPromise("eval() did not reach every layer below")
     evaluating.rewind()
     arguments = evaluating.arguments(evaluating.values)
     with inference():
         first, second = (to_list(evaluating.call(arguments)) for _ in range(2))
     if not all(np.array_equal(on_host(a), on_host(b)) for a, b in zip(first, second, strict=True)):
-        raise _Broken("two forwards after eval() differ: noise belongs to training alone")
+        raise BrokenPromise("two forwards after eval() differ: noise belongs to training alone")
     if Examination(subject).joint_agrees() and not Examination(evaluating).joint_agrees():
-        raise _Broken("the gradient is right in training and wrong after eval()")
+        raise BrokenPromise("the gradient is right in training and wrong after eval()")
 
 
 def _state(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
@@ -192,11 +193,11 @@ def _state(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
     other.load_state_dict(state)
     for (key, mine), (_, theirs) in zip(subject.layer.named_parameters(), other.named_parameters(), strict=True):
         if not np.array_equal(on_host(mine.data), on_host(theirs.data)):
-            raise _Broken(f"{key} is another after state_dict() and load_state_dict()")
+            raise BrokenPromise(f"{key} is another after state_dict() and load_state_dict()")
     twin = subject.like(subject.dtype)
     twin.layer.load_state_dict(state)
     if not all(np.array_equal(a, b) for a, b in zip(twin.forward(subject.values), wanted, strict=True)):
-        raise _Broken("the output is another after state_dict() and load_state_dict()")
+        raise BrokenPromise("the output is another after state_dict() and load_state_dict()")
 
 
 def _batch_independent(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
@@ -218,7 +219,7 @@ def _batch_independent(subject: LayerSubject, upstream: list[np.ndarray]) -> Non
         alone.values = {key: cut(v) if whole.kinds[key] == "input" else v for key, v in whole.values.items()}
         for y, wanted in zip(alone.forward(alone.values), outputs, strict=True):
             if not _close(y, wanted[one]):
-                raise _Broken(f"the output for example {place} depends on the other examples of its batch")
+                raise BrokenPromise(f"the output for example {place} depends on the other examples of its batch")
         found = alone.backward(alone.values, [u[one] for u in upstream])
         inputs = {key: gradients[key][one] for key, kind in whole.kinds.items() if kind == "input"}
         _same_gradients(found, inputs, f"for example {place} depends on the other examples of its batch")
@@ -240,7 +241,7 @@ def _float32(subject: Subject, upstream: list[np.ndarray]) -> None:
         error = float(np.max(np.abs(found[key] - right), initial=0.0))
         if not error <= limit:
             what = "the output" if isinstance(key, int) else f"the gradient of {key}"
-            raise _Broken(
+            raise BrokenPromise(
                 f"{what} is off by {error:.2g} in float32, rounding explains {limit:.2g}: an unstable formula?"
             )
 
@@ -259,7 +260,9 @@ def _check_types(single: Subject, values: Values, upstream: list[np.ndarray]) ->
     for what, arrays in (("forward", outputs), ("backward", gradients)):
         for array in arrays:
             if is_array(array) and array.dtype.kind == "f" and array.dtype != np.float32:
-                raise _Broken(f"{what} gave {array.dtype} for float32: a NumPy float64 scalar or array promotes it")
+                raise BrokenPromise(
+                    f"{what} gave {array.dtype} for float32: a NumPy float64 scalar or array promotes it"
+                )
 
 
 # -- ops -------------------------------------------------------------------------------------------------------
@@ -309,7 +312,7 @@ def promises(subject: Subject, upstream: list[np.ndarray], batched: bool) -> lis
     for name, attempt in table.items():
         try:
             attempt(subject, upstream)
-        except (_Broken, Fault) as broken:
+        except (BrokenPromise, Fault) as broken:
             findings.append(Finding(name, False, str(broken)))
         except Exception as error:
             findings.append(Finding(name, False, f"raised {type(error).__name__}: {error}"))

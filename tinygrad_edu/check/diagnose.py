@@ -63,7 +63,8 @@ def explain(yours: np.ndarray, right: np.ndarray, context: Context) -> str:
         return _shape(yours, right, context)
     if not np.all(np.isfinite(yours)):
         bad = int(np.sum(~np.isfinite(yours)))
-        return f"{bad} of {yours.size} entries are not finite: look for a division by zero, an overflow, or -inf minus -inf."
+        where = "look for a division by zero, an overflow, or -inf minus -inf."
+        return f"{bad} of {yours.size} entries are not finite: {where}"
     known = ~np.isnan(right)
     whole = bool(known.all())
     size = float(np.max(np.abs(right[known]), initial=0.0))
@@ -118,11 +119,13 @@ def _factor_name(factor: float, context: Context) -> str:
         if np.isclose(factor, length, rtol=1e-9):
             return f", {length} being the length of {name}: a division by it is missing, or a sum was taken for a mean"
         if np.isclose(factor, 1 / length, rtol=1e-9):
-            return f", 1/{length}, the length of {name}: it was divided by it once too often, or a mean was taken for a sum"
+            why = "it was divided by it once too often, or a mean was taken for a sum"
+            return f", 1/{length}, the length of {name}: {why}"
     if not np.isclose(factor, (2, 0.5), rtol=1e-9).any():  # rather a plain 2 than the square root of a 4
         for name, length in lengths.items():
             if np.isclose(factor, (length**0.5, length**-0.5), rtol=1e-9).any():
-                return f", the square root of the length of {name} ({length}), or one over it: a scale is missing or doubled"
+                root = f"the square root of the length of {name} ({length}), or one over it"
+                return f", {root}: a scale is missing or doubled"
     if np.isclose(abs(factor), 1, rtol=1e-2):
         return ": a constant in the formula is slightly off"
     return ": a constant factor is missing or there twice"
@@ -141,10 +144,11 @@ def _reduced(yours: np.ndarray, right: np.ndarray, size: float, context: Context
     for axis, name in enumerate(context.axes):
         if yours.shape[axis] < 2:
             continue
+        own = f"spread out again: each entry along `{name}` has a gradient of its own."
         if same(yours, np.broadcast_to(right.sum(axis, keepdims=True), right.shape), size):
-            return f"It was summed over `{name}` and spread out again: each entry along `{name}` has a gradient of its own."
+            return f"It was summed over `{name}` and {own}"
         if same(yours, np.broadcast_to(right.mean(axis, keepdims=True), right.shape), size):
-            return f"It was averaged over `{name}` and spread out again: each entry along `{name}` has a gradient of its own."
+            return f"It was averaged over `{name}` and {own}"
     return None
 
 

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ KINK = (
     "The forward has a kink or a tie at this input, so there is no derivative to compare with: "
     "check at an input a little way off."
 )
+FORWARD_WRONG = "Yours and numeric agree, torch differs: your backward fits your forward, and your forward is wrong."
 UNSETTLED = (
     "The numeric derivative does not settle however small the step: the forward jumps near this input, "
     "or its result is so large that the differences drown in rounding."
@@ -145,7 +147,8 @@ class Examination:
     def report(self) -> Report:
         """All seeds, all tensors, and where something is wrong, what."""
         report = Report(self.subject.name, seeds=self.seeds)
-        order, calls, first = list(self.values), {}, self.upstream()
+        order, first = list(self.values), self.upstream()
+        calls: dict[str, tuple[Any, ...]] = {}
         yours = self.gradients(first)
         if isinstance(self.subject, LayerSubject):
             layers, calls = trace(self.subject, first)
@@ -216,7 +219,7 @@ class Examination:
                 assert torch is not None
                 self._point_at(result, gradient, torch, torch)
                 result.ok, result.side = False, "forward"
-                result.verdict = "Yours and numeric agree, torch differs: your backward fits your forward, and your forward is wrong."
+                result.verdict = FORWARD_WRONG
                 return result
         self._wrong(result, gradient, torch, upstream)
         return result

@@ -150,7 +150,7 @@ class Report:
 
     def _rows(self) -> list[tuple[str, ...]]:
         """Rows of the table: tensor, shape, the three columns, error, worst entry."""
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for t in self.tensors:
             if t.kind == "output" and t.ok and t.torch is None:
                 continue
@@ -164,7 +164,7 @@ class Report:
                     _number(t.yours),
                     _number(t.numeric),
                     _number(t.torch),
-                    f"{t.error:.1e}",
+                    show_error(t.error),
                     verdict,
                     worst,
                 )
@@ -209,6 +209,11 @@ class Report:
         text = "".join(f"<p>{html.escape(line)}</p>" for line in self.explanation())
         title = f"<p style='color:{colour}'><b>{html.escape(self.headline())}</b></p>"
         return f"<div>{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{text}</div>"
+
+
+def show_error(value: float) -> str:
+    """A relative difference; below 1e-10 it is rounding, and its digits differ from machine to machine."""
+    return "<1e-10" if value < 1e-10 else f"{value:.1e}"
 
 
 def _number(value: float | None) -> str:

@@ -20,7 +20,7 @@ from ..layers.base import Layer
 Values = dict[str, np.ndarray]
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 - it becomes a report, and is no error of the program
     """A pass that breaks its contract so that no gradient can be compared (wrong count, an exception ...).
 
     Attributes
@@ -273,7 +273,7 @@ class OpSubject(Subject):
         dtype: str = "float64",
     ):
         self._forward, self._backward = forward, backward
-        name = getattr(forward, "name", None) or getattr(forward, "__name__", type(forward).__name__)
+        name = str(getattr(forward, "name", None) or getattr(forward, "__name__", type(forward).__name__))
         if device is None:
             device = next((device_of(value) for value in (*args, *kwargs.values()) if is_array(value)), "cpu")
         self.positional = len(args)

@@ -87,10 +87,8 @@ class Twin:
             raise ConfigError(
                 f"torch: the twin returned {len(outputs)} arrays, {self._subject.name} returned {len(upstream)}"
             )
-        gradients = torch.autograd.grad(
-            outputs, list(leaves.values()), [torch.tensor(u).reshape(y.shape) for u, y in zip(upstream, outputs, strict=True)],
-            allow_unused=True,
-        )  # fmt: skip
+        given = [torch.tensor(u).reshape(y.shape) for u, y in zip(upstream, outputs, strict=True)]
+        gradients = torch.autograd.grad(outputs, list(leaves.values()), given, allow_unused=True)
         found = {
             key: np.zeros(tuple(leaf.shape)) if gradient is None else gradient.detach().numpy()
             for (key, leaf), gradient in zip(leaves.items(), gradients, strict=True)

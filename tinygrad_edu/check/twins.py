@@ -48,7 +48,7 @@ def look(mask: Any, causal: bool, length: int, keys: int) -> Any:
 
 
 def rotate(x: Any, base: float = 10000.0) -> Any:
-    """Rotary positions of (..., T, hd) by complex numbers: the pair (a, b) is a + ib, and is multiplied by e^(i theta)."""
+    """Rotary positions of (..., T, hd) by complex numbers: the pair (a, b) is a + ib, times e^(i theta)."""
     import torch
 
     length, half = x.shape[-2], x.shape[-1] // 2
@@ -101,12 +101,12 @@ def rotary_attention(dim: int, heads: int) -> Callable[[], Twin]:
     """Multi-head attention on turned queries and keys; the parameters are those of torch.nn.MultiheadAttention."""
 
     def call(m: Any, x: Any, causal: bool = False) -> Any:
-        from torch.nn import functional as F
+        from torch.nn import functional
 
         batch, length, _ = x.shape
-        packed = F.linear(x, m.in_proj_weight, m.in_proj_bias)
+        packed = functional.linear(x, m.in_proj_weight, m.in_proj_bias)
         q, k, v = packed.reshape(batch, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=causal)
+        y = functional.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=causal)
         return m.out_proj(y.transpose(1, 2).reshape(batch, length, dim))
 
     return lambda: (module("MultiheadAttention", dim, heads, batch_first=True)(), call)
@@ -139,10 +139,14 @@ def feed_forward(dim: int, hidden: int, activation: str, bias: bool = True) -> C
     """linear2(activation(linear1(x)))."""
 
     def call(m: Any, x: Any) -> Any:
-        from torch.nn import functional as F
+        from torch.nn import functional
 
-        named = {"gelu_tanh": lambda z: F.gelu(z, approximate="tanh"), "tanh": F.tanh, "sigmoid": F.sigmoid}
-        act = named.get(activation) or getattr(F, activation)
+        named = {
+            "gelu_tanh": lambda z: functional.gelu(z, approximate="tanh"),
+            "tanh": functional.tanh,
+            "sigmoid": functional.sigmoid,
+        }
+        act = named.get(activation) or getattr(functional, activation)
         return m["linear2"](act(m["linear1"](x)))
 
     return lambda: (children(linear1=("Linear", dim, hidden, bias), linear2=("Linear", hidden, dim, bias)), call)
