@@ -15,6 +15,8 @@ from tinygrad_edu import backend
 from tinygrad_edu.backend import device
 from tinygrad_edu.errors import DeviceError
 
+from .. import strict_cupy
+
 
 def test_namespace_follows_the_data(strict_cuda: Any) -> None:
     here, there = np.ones(3), strict_cuda.ones(3)
@@ -186,8 +188,6 @@ class TestTheStandIn:
         assert type(strict_cuda.ones(3)[0]) is strict_cuda.ndarray
 
     def test_leaves_no_trace(self) -> None:
-        import strict_cupy
-
         before = dict(device._modules), set(device._namespaces)
         with strict_cupy.strict_cuda():
             assert "cuda" in device._modules

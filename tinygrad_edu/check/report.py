@@ -141,7 +141,10 @@ class Report:
         first = self.first_wrong
         if first is not None:
             if len(self.wrong) > 1:
-                lines.append(f"Look at {first.label} first: the backward pass comes by it before the others.")
+                why = "the gradients of another function are other gradients"
+                if first.kind != "output":
+                    why = "the backward pass comes by it before the others"
+                lines.append(f"Look at {first.label} first: {why}.")
             lines += [text for text in (first.verdict, first.relation) if text]
         if self.place:
             lines.append(self.place)
