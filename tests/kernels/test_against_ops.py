@@ -257,7 +257,13 @@ def _dropout(d: Draw) -> tuple[Any, ...]:
     return d.normal(*d.shape(), d.length(d.large)), d.choice(0.0, 0.1, 0.5, 0.99), d.choice(0, 7, 2**63 - 1)
 
 
+def _rotary(d: Draw) -> tuple[Any, ...]:
+    length, half = d.length(d.large), d.length(8)
+    return d.normal(*d.shape(), length, 2 * half), d.normal(length, half), d.normal(length, half)
+
+
 ARGUMENTS: dict[str, Entry] = {
+    "rotary": Entry(_rotary),
     **{name: Entry(_one) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh", "erf")},
     **{f"{name}_backward": Entry(_two) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh")},
     "gemm": Entry(_gemm, changed=(2,)),

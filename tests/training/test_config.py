@@ -131,7 +131,7 @@ def test_differences() -> None:
         ("model:\n  dropout: .inf", r"model.dropout: found Infinity, wanted"),
         (
             "model:\n  position: rotery",
-            r"wanted 'learned', 'sinusoidal' or 'rotary'. Did you mean 'rotary'\?",
+            r"wanted 'learned', 'sinusoidal', 'rotary' or 'none'. Did you mean 'rotary'\?",
         ),
         ("model:\n  norm_placement: 3", r"model.norm_placement: found 3, wanted 'pre' or 'post'$"),
         ("model:\n  tied_head: 1", r"model.tied_head: found 1, wanted true or false"),

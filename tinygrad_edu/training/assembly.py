@@ -77,6 +77,7 @@ def build_model(config: RunConfig, vocab_size: int) -> CustomTransformerWrapper:
             norm_placement=model.norm_placement,
             activation=model.activation,
             tied_head=model.tied_head,
+            init_std=model.init_std,
             seed=training.seed,
             device=training.device,
         )

@@ -32,12 +32,15 @@ class ModelSection(Section):
     )
     max_seq_len: int = Field(default=128, ge=2, description="longest sequence that the model can take, in tokens")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
-    position: Literal["learned", "sinusoidal", "rotary"] = Field(default="learned", description="position encoding")
+    position: Literal["learned", "sinusoidal", "rotary", "none"] = Field(
+        default="learned", description="position encoding"
+    )
     norm_placement: Literal["pre", "post"] = Field(default="pre", description="norms before or after each sub-layer")
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = Field(
         default="gelu", description="of the feed-forward part"
     )
     tied_head: bool = Field(default=True, description="output matrix = token embedding")
+    init_std: float = Field(default=0.02, gt=0, description="standard deviation of the initial weights")
 
 
 class DataSection(Section):
