@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..backend import Array, asarray, namespace
+from ..backend import Array, asarray, device_of, to_device
 from ..errors import ShapeError, format_shape
 from .base import check_positive
 
@@ -42,6 +42,4 @@ def create_combined_mask(input_ids: Array, pad_token_id: int) -> Array:
     (B, 1, T, T)
     """
     padding = create_padding_mask(input_ids, pad_token_id)
-    causal = create_causal_mask(input_ids.shape[1])
-    namespace(padding, causal)
-    return padding & causal
+    return padding & to_device(create_causal_mask(input_ids.shape[1]), device_of(input_ids))
