@@ -173,6 +173,13 @@ def test_a_kink_at_the_input_is_no_wrong_backward() -> None:
     assert str(report).startswith("ReLU   forward ok   no derivative to compare with in dx")
 
 
+def test_a_slope_of_zero_is_no_kink() -> None:
+    report = check.op(lambda x: x * x, lambda dy, x: dy * (2 * x + 1), np.zeros((2, 3)))
+    wrong = report.first_wrong
+    assert wrong is not None and wrong.side == "backward"
+    assert wrong.relation == "It should be zero everywhere."
+
+
 def test_a_kink_near_the_input_does_no_harm() -> None:
     check.layer(layers.ReLU(), np.array([[1e-4, -2e-4, 1.0]])).raise_if_wrong()
 

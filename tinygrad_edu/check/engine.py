@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import to_host
 from ..errors import ConfigError
 from .diagnose import Context, explain, worst_entry
 from .locate import backward_order, blame, trace
 from .numeric import Derivative, directional, entry_gradient, inner, moved
 from .report import Report, TensorResult
-from .subject import Fault, LayerSubject, Subject, Values
+from .subject import Fault, LayerSubject, Subject, Values, is_array
 from .twin import Twin
 
 FLOOR = 1e-13  # absolute difference below which float64 results of order one count as equal
@@ -273,14 +274,22 @@ class Examination:
         return directional(self.subject.forward, self.values, {name: unit}, upstream, 1e-10).value
 
     def _has_kink(self, name: str, index: tuple[int, ...], upstream: list[np.ndarray]) -> bool:
-        """Whether the slopes on both sides of one entry differ."""
+        """Whether the slopes on both sides of one entry differ, however near they are taken.
+
+        Of a smooth function they come together as the step shrinks, also where the slope itself is zero.
+        """
         unit = np.zeros(self.values[name].shape)
         unit[index] = 1.0
-        step = 1e-6
-        here, plus, minus = (self.subject.forward(moved(self.values, {name: unit}, s)) for s in (0.0, step, -step))
-        right = inner(upstream, [a - b for a, b in zip(plus, here, strict=True)]) / step
-        left = inner(upstream, [a - b for a, b in zip(here, minus, strict=True)]) / step
-        return abs(right - left) > 1e-2 * max(abs(right), abs(left), 1e-6)
+        here = self.subject.forward(self.values)
+
+        def slopes(step: float) -> tuple[float, float]:
+            plus, minus = (self.subject.forward(moved(self.values, {name: unit}, s)) for s in (step, -step))
+            right = inner(upstream, [a - b for a, b in zip(plus, here, strict=True)]) / step
+            return right, inner(upstream, [a - b for a, b in zip(here, minus, strict=True)]) / step
+
+        (far_right, far_left), (right, left) = slopes(1e-4), slopes(1e-6)
+        gap = abs(right - left)
+        return gap > 0.5 * abs(far_right - far_left) and gap > 1e-3 * max(abs(right), abs(left), 1e-6)
 
     # -- what a diagnosis may compare with ------------------------------------------------------------
 
@@ -302,11 +311,8 @@ class Examination:
     def _context(self, name: str, upstream: list[np.ndarray]) -> Context:
         value, kind = self.values[name], self.subject.kinds[name]
         context = Context(axis_names(value.shape, kind, self.axes.get(name)), lengths=self._lengths())
-        context.ids = [
-            np.asarray(ids, dtype=np.int64).ravel()
-            for ids in (self.subject.inputs[key] for key in self.subject.inputs)
-            if getattr(getattr(ids, "dtype", None), "kind", "") in ("i", "u") and self.subject.device == "cpu"
-        ]
+        integers = [value for value in self.subject.inputs.values() if is_array(value) and value.dtype.kind in "iu"]
+        context.ids = [np.asarray(to_host(ids), dtype=np.int64).ravel() for ids in integers]
         if kind == "input":
             context.related = {"the output": self.outputs[0]}
             if value.ndim and value.size:
