@@ -1,7 +1,8 @@
-# make train    trains the transformer on real English text (about 3 minutes on 2 cores)
+# make train    trains the transformer on real English text (a minute or two on 2 cores)
 # make test     style, types, import rules, and the default tests
 # make slow     the tests left out of `make test` because they take long
 # make gpu-test the tests that need a CUDA device
+# make docs     builds the site of docs/ into site/
 # make doctor   what is wrong or slow on this machine, and what mends it
 # make clean    removes the virtual environment and all caches
 #
@@ -26,13 +27,14 @@ endif
 VENV := .venv/.created
 CORE := .venv/.installed-core
 TEST := .venv/.installed-test
+DOCS := .venv/.installed-docs
 
 # Arguments for the project and for pytest: make train ARGS="training.max_steps=100", make test ARGS="-k norm".
 ARGS ?=
 # Test processes; by default two, each held to one thread in the matrix products (see conftest.py).
 WORKERS ?= 2
 
-.PHONY: help train test lint slow gpu-test doctor clean
+.PHONY: help train test lint slow gpu-test docs doctor clean
 .DELETE_ON_ERROR:
 
 help:
@@ -59,6 +61,9 @@ slow: $(TEST)
 gpu-test: $(TEST)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 $(VENV):
 	@if [ -z "$(PYTHON)" ]; then echo "error: no Python 3.11 or later found (tried: $(CANDIDATES)). Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; fi
 	@"$(PYTHON)" -c "" 2>/dev/null || { echo "error: PYTHON=$(PYTHON) cannot be run. Name a Python 3.11 or later." >&2; exit 1; }
@@ -75,6 +80,10 @@ $(TEST): pyproject.toml | $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $(CORE) $@
 
+$(DOCS): pyproject.toml | $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find tinygrad_edu projects tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -425,7 +425,7 @@ def test_inputs_are_left_as_they_were() -> None:
     kept = ids.copy(), labels.copy(), mask.copy()
     for array in (ids, labels, mask):
         array.flags.writeable = False  # so that a write inside is an error there and then
-    model.forward(ids, mask, labels)
+    model.forward(ids, labels, mask)
     model.backward()
     model.forward_backward(ids, labels, mask)
     model.train_step(ids, labels, 0.01)

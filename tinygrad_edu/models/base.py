@@ -157,14 +157,14 @@ class BaseLanguageModel(Layer):
 
     # -- training -------------------------------------------------------------------------------------
 
-    def forward(self, input_ids: Any, attention_mask: Any = None, labels: Any = None) -> ModelOutput:
+    def forward(self, input_ids: Any, labels: Any = None, attention_mask: Any = None) -> ModelOutput:
         """Logits, and with labels the loss.
 
         Parameters
         ----------
         input_ids : (B, T) integers in [0, V)
-        attention_mask : (B, T), 0 at padding
         labels : (B, T), as in Hugging Face the same ids: they are shifted inside, and -100 is not counted
+        attention_mask : (B, T), 0 at padding
 
         Raises
         ------
