@@ -10,11 +10,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads, prange, types
 
 from ...backend import kernel
 from .blas import NO_TRANSPOSE, ROW_MAJOR, TRANSPOSE, available, one_thread, sgemm_in_loop
-from .common import exp32, has_nan, inline, largest, parallel
+from .common import exp32, has_nan, inline, largest, parallel_for
 from .dropout import uniform
 
 _BLOCK = 128  # queries at a time
@@ -47,7 +47,14 @@ def _address(x, b, h, t):  # type: ignore[no-untyped-def]
     return x.ctypes.data + b * x.strides[0] + h * x.strides[1] + t * x.strides[2]
 
 
-@parallel
+# Heads come as views of many layouts: one form that takes any stride, instead of seconds of compiling for each.
+_READ, _WRITE = (types.Array(types.float32, 4, "A", readonly=readonly) for readonly in (True, False))
+_MASK = types.Array(types.boolean, 4, "A", readonly=True)
+_ROWS = types.Array(types.float32, 3, "A")
+_HOW = (types.boolean, types.float32, types.float32, types.uint64)  # causal, scale, dropout, seed
+
+
+@parallel_for(_READ, _READ, _READ, _MASK, types.boolean, *_HOW, _WRITE, _ROWS, types.float32[:, :, ::1])
 def _forward(q, k, v, mask, masked, causal, scale, dropout, seed, y, lse, scratch):  # type: ignore[no-untyped-def]
     batch, heads, length, dim = q.shape
     keys = k.shape[2]
@@ -100,7 +107,7 @@ def _forward(q, k, v, mask, masked, causal, scale, dropout, seed, y, lse, scratc
                     y[b, h, first : first + rows] = _ZERO
 
 
-@parallel
+@parallel_for(*(_READ,) * 4, _MASK, types.boolean, _READ, _ROWS, *_HOW, *(_WRITE,) * 3, types.float32[:, :, :, ::1])
 def _backward(  # type: ignore[no-untyped-def]
     dy, q, k, v, mask, masked, y, lse, causal, scale, dropout, seed, dq, dk, dv, scratch
 ):

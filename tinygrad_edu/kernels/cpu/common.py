@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -20,9 +21,14 @@ class parallel:  # noqa: N801 - a decorator
     """Compile a loop over ``prange``, to run in all threads where its first array is large, in one where it is small.
 
     One generated token is some thirty loops over a few hundred numbers each.
+
+    Parameters
+    ----------
+    signature : the only types to compile for; without, Numba compiles anew for each memory layout that comes
     """
 
-    def __init__(self, function: Any):
+    def __init__(self, function: Any, signature: tuple[Any, ...] | None = None):
+        self.signature = signature
         functools.update_wrapper(self, function)
         options = {"fastmath": _FASTMATH, "cache": True, "nogil": True, "error_model": "numpy"}
         self.many = numba.njit(parallel=True, **options)(function)
@@ -32,7 +38,16 @@ class parallel:  # noqa: N801 - a decorator
         self.one = numba.njit(**options)(alone)
 
     def __call__(self, first: Any, *rest: Any) -> None:
-        (self.one if first.size < _SMALL else self.many)(first, *rest)
+        loop = self.one if first.size < _SMALL else self.many
+        if self.signature is not None and not loop.signatures:
+            loop.compile(self.signature)
+            loop.disable_compile()
+        loop(first, *rest)
+
+
+def parallel_for(*signature: Any) -> Callable[[Any], parallel]:
+    """:class:`parallel`, compiled for these types alone; arrays of another layout are cast to them for nothing."""
+    return lambda function: parallel(function, signature)
 
 
 inline = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", inline="always")

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from ...backend import kernel
-from .common import parallel
+from .common import parallel_for
 
 
-@parallel
+_TABLE = types.Array(types.float32, 2, "A", readonly=True)
+
+
+@parallel_for(types.Array(types.float32, 4, "A", readonly=True), _TABLE, _TABLE, types.float32[:, :, :, :])
 def _rotary(x, cos, sin, y):  # type: ignore[no-untyped-def]
     batch, heads, length, dim = x.shape
     half = dim // 2
