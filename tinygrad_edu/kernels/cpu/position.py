@@ -10,7 +10,6 @@ from numba import prange, types
 from ...backend import kernel
 from .common import parallel_for
 
-
 _TABLE = types.Array(types.float32, 2, "A", readonly=True)
 
 
