@@ -196,6 +196,8 @@ def describe(job: Job) -> None:
         rows["resumed"] = f"{trainer.state.step:,} steps are done"
     for name, text in rows.items():
         console.print(f"{name:<12}{text}", markup=False, soft_wrap=True)
+    for advice in tg.runtime.advice():
+        console.print(f"{'slow':<12}{advice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def finish(job: Job) -> None:
