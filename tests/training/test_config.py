@@ -95,9 +95,7 @@ def test_sections_can_be_made_in_python() -> None:
 
 def test_differences() -> None:
     old = make_config({}).model_dump(mode="json")
-    new = make_config({}, ["training.seed=1", "training.output_dir=x", "model.d_ffn=4"]).model_dump(
-        mode="json"
-    )
+    new = make_config({}, ["training.seed=1", "training.output_dir=x", "model.d_ffn=4"]).model_dump(mode="json")
     assert config_differences(old, new, ignore=["training.output_dir"]) == [
         "model.d_ffn: null before, 4 now",
         "training.seed: 0 before, 1 now",
@@ -193,9 +191,7 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
 def test_mistakes_in_overrides(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config({}, [override])
-    with pytest.raises(
-        ConfigError, match=r"training.seed=2: training.seed was given before, as training.seed=1"
-    ):
+    with pytest.raises(ConfigError, match=r"training.seed=2: training.seed was given before, as training.seed=1"):
         make_config({}, ["training.seed=1", "training.seed=2"])
 
 
@@ -290,9 +286,7 @@ def test_plain_values_are_taken_as_they_look(text: str, value: object) -> None:
 
 
 def test_an_alias_bomb_stays_small() -> None:
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdef", "bcdefg", strict=False)
-    )
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdef", "bcdefg", strict=False))
     document = parse_yaml(bomb)
     assert len(document.mistakes) == 7 + 12
     assert document.values["g"] == [None, None]

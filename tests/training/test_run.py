@@ -106,14 +106,10 @@ def test_format_seconds(seconds: float, text: str) -> None:
 def test_generate_text() -> None:
     tokenizer = train_bpe(["a text to learn from, and another text"], 270)
     model = CustomTransformerWrapper(
-        CustomTransformerConfig(
-            tokenizer.vocab_size, max_seq_len=20, n_blocks=1, n_heads=2, d_model=8, d_ffn=8
-        )
+        CustomTransformerConfig(tokenizer.vocab_size, max_seq_len=20, n_blocks=1, n_heads=2, d_model=8, d_ffn=8)
     )
     one = generate_text(model, tokenizer, "a text", max_new_tokens=500, seed=3)
-    assert one.startswith("a text") and one == generate_text(
-        model, tokenizer, "a text", max_new_tokens=500, seed=3
-    )
+    assert one.startswith("a text") and one == generate_text(model, tokenizer, "a text", max_new_tokens=500, seed=3)
     assert one != generate_text(model, tokenizer, "a text", max_new_tokens=500, seed=4)
     assert generate_text(model, tokenizer, "", max_new_tokens=5, seed=0) is not None
     with pytest.raises(ShapeError, match="prompt: 101 tokens, wanted fewer than the model's max_seq_len 20"):
@@ -134,9 +130,7 @@ def test_the_table_and_its_verdict() -> None:
     assert verdict(score, {3: 2.5, 4: 1.25}) == (
         "The model does not beat the best character n-gram, of order 4: 1.443 bits per byte against 1.250."
     )
-    assert verdict(score, {3: 2.5, 4: 1.5}).startswith(
-        "The model beats the best character n-gram, of order 4: 1.443"
-    )
+    assert verdict(score, {3: 2.5, 4: 1.5}).startswith("The model beats the best character n-gram, of order 4: 1.443")
 
 
 # -- the picture -----------------------------------------------------------------------------------
@@ -193,7 +187,5 @@ def test_heavy_packages_load_late() -> None:
         "heavy = ('matplotlib', 'datasets', 'tokenizers', 'rich', 'torch', 'safetensors', 'yaml')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

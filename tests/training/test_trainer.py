@@ -52,9 +52,7 @@ class StopAt(Callback):
             self.trainer.stop()
 
 
-def make(
-    folder: Path, *overrides: str, callbacks: Any = (), ids: Any = IDS, evaluate: Any = "own"
-) -> Trainer:
+def make(folder: Path, *overrides: str, callbacks: Any = (), ids: Any = IDS, evaluate: Any = "own") -> Trainer:
     last = {override.partition("=")[0]: override for override in [*SMALL, *overrides]}
     config = make_config({}, last.values())
     m, t = config.model, config.training
@@ -119,9 +117,7 @@ def test_a_run_in_order(tmp_path: Path) -> None:
             seen.append("start")
 
         def on_step(self, report: StepReport) -> None:
-            assert (
-                report.seconds > 0 and report.tokens == 64 and math.isfinite(report.loss + report.grad_norm)
-            )
+            assert report.seconds > 0 and report.tokens == 64 and math.isfinite(report.loss + report.grad_norm)
             seen.append(report.step)
 
         def on_record(self, record: Mapping[str, Any]) -> None:
@@ -332,9 +328,7 @@ print(trainer.fit().step)
 def test_resuming_in_a_new_process_is_exact(tmp_path: Path) -> None:
     def run(folder: str, stop: int) -> str:
         command = [sys.executable, "-W", "error", "-c", PROCESS, str(tmp_path / folder), str(stop)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120
-        )
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout.split()[-1]
 
@@ -440,9 +434,7 @@ def test_hyperparameters_that_were_accepted_as_changed_count(tmp_path: Path) -> 
 
 def test_other_data_is_refused(tmp_path: Path) -> None:
     make(tmp_path, callbacks=[StopAt(2)]).fit()
-    with pytest.raises(
-        CheckpointError, match=r"other data or settings: data_sha256(.|\n)*read from its beginning"
-    ):
+    with pytest.raises(CheckpointError, match=r"other data or settings: data_sha256(.|\n)*read from its beginning"):
         resumed(tmp_path, ids=IDS[::-1].copy())
     with pytest.warns(ResumeWarning, match="the data is another and is read from its beginning"):
         trainer = resumed(tmp_path, ids=IDS[::-1].copy(), accept=True)
@@ -565,9 +557,7 @@ def test_a_step_that_is_not_finite_stops_training(tmp_path: Path) -> None:
             weights[report.step] = trainer.model.state_dict()["model.norm.bias"].copy()
 
     trainer.callbacks += (Keep(),)
-    with pytest.raises(
-        NonFiniteError, match=r"step 3: loss nan, gradient norm nan: first, going backward, in the "
-    ):
+    with pytest.raises(NonFiniteError, match=r"step 3: loss nan, gradient norm nan: first, going backward, in the "):
         trainer.fit()
     assert (trainer.model.state_dict()["model.norm.bias"] == weights[2]).all()
 
@@ -582,12 +572,8 @@ def test_skipping_when_asked(tmp_path: Path) -> None:
 
 
 def test_skipping_has_a_limit(tmp_path: Path) -> None:
-    trainer = make(
-        tmp_path, "training.max_skipped_steps=2", "training.save_every=1", callbacks=[Poison({3, 4, 5})]
-    )
-    message = (
-        r"step 5, after 2 skipped in a row: loss nan.*newest checkpoint: .*0004-step-4.*max_skipped_steps"
-    )
+    trainer = make(tmp_path, "training.max_skipped_steps=2", "training.save_every=1", callbacks=[Poison({3, 4, 5})])
+    message = r"step 5, after 2 skipped in a row: loss nan.*newest checkpoint: .*0004-step-4.*max_skipped_steps"
     with pytest.raises(NonFiniteError, match=message):
         trainer.fit()
 
@@ -599,9 +585,7 @@ def test_where_nan_comes_from(tmp_path: Path, name: str) -> None:
     assert locate_nonfinite(trainer.model, ids, labels) == "in the loss alone"
     parameter = dict(trainer.model.named_parameters())[name]
     parameter.grad.reshape(-1)[0] = np.inf
-    assert (
-        locate_nonfinite(trainer.model, ids, labels) == f"first, going backward, in the gradient of {name!r}"
-    )
+    assert locate_nonfinite(trainer.model, ids, labels) == f"first, going backward, in the gradient of {name!r}"
     parameter.data.reshape(-1)[0] = np.nan
     assert locate_nonfinite(trainer.model, ids, labels) == f"parameter {name!r} holds NaN or infinity"
 
