@@ -32,17 +32,12 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def plain(text: str) -> list[str]:
-    """Words, with rounding errors masked where they are right ones: below 1e-7 they depend on the machine."""
-    return re.sub(r"\b\d\.\de-(0[89]|1\d)\b", "<rounding>", text).split()
-
-
 def test_the_layer_example_passes_and_its_mistake_is_named() -> None:
     example, right, wrong = blocks("python")[0], *blocks("text")
     assert "backward ok" in right
-    assert plain(run(example)) == plain(right)
+    assert run(example).split() == right.split()  # where lines break depends on the terminal
     assert example.count(".sum(") == 1
-    assert plain(run(example.replace(".sum(", ".mean("))) == plain(wrong)
+    assert run(example.replace(".sum(", ".mean(")).split() == wrong.split()
     assert "WRONG" in wrong
 
 
