@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tinygrad_edu.data import train_bpe
 from tinygrad_edu.errors import ConfigError, DataError, ShapeError
 from tinygrad_edu.metrics import LanguageScore
 from tinygrad_edu.models import CustomTransformerConfig, CustomTransformerWrapper
 from tinygrad_edu.storage import save_checkpoint
+from tinygrad_edu.training import progress
+from tinygrad_edu.training.callbacks import StepReport
 from tinygrad_edu.training.program import run_program
 from tinygrad_edu.training.progress import format_seconds
 from tinygrad_edu.training.report import generate_text, score_table, verdict
@@ -98,6 +103,18 @@ def test_errors_of_the_library_become_sentences(capsys: Any) -> None:
 )
 def test_format_seconds(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_time_left_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 60.0, 61.0, 62.0])  # the kernels compile in the first step
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    bar = progress.ProgressBar(Console(file=io.StringIO()))
+    bar.on_start(SimpleNamespace(total_steps=10, state=SimpleNamespace(step=4)))  # resumed
+    for step in (5, 6, 7):
+        bar.on_step(StepReport(step, 1.0, 1.0, 0.1, 64, 1.0))
+    lines = bar.console.file.getvalue().splitlines()
+    assert ["left" in line for line in lines] == [False]  # a line every ten seconds
+    assert bar._time_left(8, 63.0) == "  2s left"
 
 
 # -- samples and tables ----------------------------------------------------------------------------

@@ -67,16 +67,23 @@ class ProgressBar(Callback):
         self._norm = _SMOOTHING * self._norm + rest * report.grad_norm
         self._rate = _SMOOTHING * self._rate + rest * report.seconds / report.tokens
         now = time.perf_counter()
-        left = (now - self._began) / (report.step - self._first_step) * (self._total - report.step)
         text = (
             f"loss {self._loss / self._weight:.3f}  {self._weight / max(self._rate, 1e-12):,.0f} tokens/s  "
-            f"|grad| {self._norm / self._weight:.2f}  {format_seconds(left)} left"
+            f"|grad| {self._norm / self._weight:.2f}{self._time_left(report.step, now)}"
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=report.step, text=text)
         elif now - self._last_line >= _LINE_EVERY or report.step == self._total:
             self._last_line = now
             self._print(f"step {report.step}/{self._total}  {text}")
+
+    def _time_left(self, step: int, now: float) -> str:
+        """``  2:05 left``, by the mean of the steps so far without the first, in which the kernels compile."""
+        done = step - self._first_step - 1
+        if done == 0:
+            self._began = now
+            return ""
+        return f"  {format_seconds((now - self._began) / done * (self._total - step))} left"
 
     def on_record(self, record: Mapping[str, Any]) -> None:
         if record["event"] == "evaluation":
