@@ -145,6 +145,28 @@ def test_torch_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("Tanh")[0] == 0
 
 
+def test_without_torch_it_says_that_the_forward_was_not_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    says = "whether that forward is the right function was not checked"
+    path = write(tmp_path, GOOD)
+    assert says not in run("LayerNorm", "--no-torch", "--mine", path)[1]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    status, output = run("LayerNorm", "--mine", path)
+    assert status == 0
+    assert says in " ".join(output.split())
+    assert says not in " ".join(run("LayerNorm")[1].split())
+
+
+def test_a_missing_method_is_named(tmp_path: Path) -> None:
+    status, output = run("LayerNorm", "--no-torch", "--mine", write(tmp_path, GOOD.replace("def backward", "def back")))
+    assert status == 1
+    assert "LayerNorm   backward FAILED\n  LayerNorm has no method named backward" in output
+
+
 def test_all() -> None:
     status, output = run("all", "--no-torch")
     assert status == 0

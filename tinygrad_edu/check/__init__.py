@@ -76,7 +76,10 @@ def layer(
         If the arguments do not fit the layer or the twin. What forward itself raises comes through.
     """
     wrt = _renamed(layer, names, wrt)
-    subject = LayerSubject(layer, inputs, options, wrt=wrt, jitter=jitter, seed=seed, device=device)
+    try:
+        subject = LayerSubject(layer, inputs, options, wrt=wrt, jitter=jitter, seed=seed, device=device)
+    except Fault as fault:  # a method is missing
+        return Report(type(layer).__name__, failure=str(fault), stage=fault.stage, seeds=seeds)
     if names is not None:
         _rename(subject, names)
     return _run(subject, torch, contract, batched, seed=seed, seeds=seeds, rtol=rtol, torch_rtol=torch_rtol, axes=axes)

@@ -17,6 +17,7 @@ from .cases import Case
 from .op_cases import OpCase
 from .report import Report, show_error
 
+PIP_TORCH = "pip install torch"
 SIZES = ((3, 4), (1, 4), (3, 1), (1, 1))  # batch and time
 
 
@@ -112,10 +113,11 @@ def check(
             raise ConfigError("check: --mine needs the name of one layer, loss or op, not 'all'")
         wanted = {part for case in chosen for part in (case.ops if isinstance(case, OpCase) else (case.of,))}
         own = load_mine(mine, wanted)
+    torch_absent = importlib.util.find_spec("torch") is None
     if torch is None:
-        torch = importlib.util.find_spec("torch") is not None
-    elif torch and importlib.util.find_spec("torch") is None:
-        raise ConfigError("check: --torch was given, but torch is not installed: pip install torch")
+        torch = not torch_absent
+    elif torch and torch_absent:
+        raise ConfigError(f"check: --torch was given, but torch is not installed: {PIP_TORCH}")
     wrong = 0
     for case in chosen:
         reports = []
@@ -130,6 +132,11 @@ def check(
         f"{len(chosen)} {'check' if len(chosen) == 1 else 'checks'}, {ending}",
         style="bold red" if wrong else "bold green",
     )
+    if mine is not None and torch_absent:
+        console.print(
+            "Without torch your backward was held against your own forward alone; whether that forward is the right "
+            f"function was not checked. For that: {PIP_TORCH}"
+        )
     if wrong:
         raise typer.Exit(1)
 

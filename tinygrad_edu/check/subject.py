@@ -172,6 +172,9 @@ class LayerSubject(Subject):
         if not isinstance(layer, Layer):
             raise ConfigError(f"check.layer: expected a Layer, got {type(layer).__name__}")
         name = type(layer).__name__
+        for stage in ("forward", "backward"):
+            if not callable(getattr(layer, stage, None)):
+                raise Fault(f"{name} has no method named {stage}", stage)
         self.positional = len(args)
         super().__init__(
             name, bind(name, layer.forward, args, kwargs), wrt, dtype, device or _home(layer, (*args, *kwargs.values()))
