@@ -2,7 +2,8 @@
 
 An **op** is a pure function in plain array code. A **kernel** of the same name and signature may stand in
 for it on one device, for the element types it claims. Which of them runs is decided at each call from the
-first array argument; ``with reference_ops():`` or ``TINYGRAD_EDU_KERNELS=off`` runs the textbook alone.
+first array argument, and where another array holds floats of another type it is the op: a kernel is compiled
+for one. ``with reference_ops():`` or ``TINYGRAD_EDU_KERNELS=off`` runs the textbook alone.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import importlib.util
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import numpy
 
-from .device import Array, _lookup
+from .device import Array, _lookup, _namespaces
 
 _ops: dict[str, Op] = {}
 _kernels: dict[tuple[str, str, str], Callable[..., Any]] = {}  # (op name, device, dtype) -> function
@@ -44,7 +45,7 @@ class Op:
         functools.update_wrapper(self, reference)
         self.reference = reference
         self.name = reference.__name__
-        self._table: dict[tuple[str, str], Callable[..., Any]] = {}
+        self._table: dict[tuple[str, Any], Callable[..., Any]] = {}  # (device, dtype) -> kernel
 
     def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Any:
         if _reference.get():
@@ -52,16 +53,28 @@ class Op:
         device = _lookup(x)[0]
         if device not in _loaded:
             _load_kernels(device)
-        chosen = self._table.get((device, x.dtype.char))
-        return (chosen or self.reference)(x, *args, **kwargs)
+        chosen = self._table.get((device, x.dtype))
+        if chosen is None or _other_floats(x.dtype, args) or (kwargs and _other_floats(x.dtype, kwargs.values())):
+            return self.reference(x, *args, **kwargs)
+        return chosen(x, *args, **kwargs)
 
     def kernel_for(self, device: str, dtype: str) -> Callable[..., Any] | None:
         """The kernel that would run for an array of `dtype` on `device`, or None for the reference."""
         _load_kernels(device)
-        return self._table.get((device, numpy.dtype(dtype).char))
+        return self._table.get((device, numpy.dtype(dtype)))
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+def _other_floats(dtype: Any, values: Iterable[Any]) -> bool:
+    """Whether an array among `values` holds neither integers nor booleans nor elements of `dtype`."""
+    for value in values:
+        if type(value) in _namespaces or isinstance(value, numpy.ndarray):
+            found = value.dtype
+            if found != dtype and found.kind not in "biu" and value.ndim:
+                return True
+    return False
 
 
 def op(reference: Callable[..., Any]) -> Op:
@@ -75,7 +88,7 @@ def op(reference: Callable[..., Any]) -> Op:
     _ops[name] = new = Op(reference)
     for (wanted, device, dtype), function in _kernels.items():  # kernels that were loaded before this op
         if wanted == name:
-            new._table[device, numpy.dtype(dtype).char] = function
+            new._table[device, numpy.dtype(dtype)] = function
     return new
 
 
@@ -95,7 +108,7 @@ def kernel(
                 raise ValueError(f"op {op_name!r} has a kernel for {dtype} on {device!r} already")
             _kernels[key] = function
             if op_name in _ops:
-                _ops[op_name]._table[device, numpy.dtype(dtype).char] = function
+                _ops[op_name]._table[device, numpy.dtype(dtype)] = function
         return function
 
     return register
@@ -111,7 +124,7 @@ def _load_kernels(device: str) -> None:
         return
     try:
         importlib.import_module(package)
-    except ImportError as error:  # Numba missing for this Python: slow, but right
+    except (ImportError, OSError, RuntimeError) as error:  # no Numba for this Python, or no LLVM: slow, but right
         warnings.warn(f"kernels for {device!r} are off, the readable ops run instead: {error}", stacklevel=3)
 
 

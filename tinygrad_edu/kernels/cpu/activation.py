@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from ...backend import kernel
-from .common import exp32, flat, inline, parallel
+from .common import exp32, expect, flat, inline, parallel
 
 # Elements a task works on: enough to be worth a task, few enough to share evenly. Each task slices its part, because
 # a loop from 0 to a slice's end provably never wraps a negative index, and only then becomes vector code.
@@ -115,6 +115,7 @@ def _forward(name: str, loop: Any) -> None:
 def _backward(name: str, loop: Any) -> None:
     @kernel(name, device="cpu")
     def run(dy: Any, x: Any) -> Any:
+        expect(name, x.shape, dy=dy)
         dx = np.empty(x.shape, dtype=x.dtype)
         loop(flat(dy), flat(x), dx.reshape(-1))
         return dx

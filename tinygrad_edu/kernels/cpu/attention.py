@@ -14,7 +14,7 @@ from numba import get_num_threads, prange, types
 
 from ...backend import kernel
 from .blas import NO_TRANSPOSE, ROW_MAJOR, TRANSPOSE, available, one_thread, sgemm_in_loop
-from .common import exp32, has_nan, inline, largest, parallel_for
+from .common import exp32, expect, has_nan, inline, largest, parallel_for
 from .dropout import uniform
 
 _BLOCK = 128  # queries at a time
@@ -202,6 +202,7 @@ def attention(
 ) -> Any:
     batch, heads, length, dim = q.shape
     keys = k.shape[2]
+    expect("attention", (batch, heads, keys, dim), k=k, v=v)
     y, lse = _by_time(batch, length, heads, dim), np.empty((batch, heads, length), dtype=np.float32)
     scratch = np.empty((get_num_threads(), min(_BLOCK, length), keys), dtype=np.float32)
     if y.size and keys:
@@ -231,6 +232,8 @@ def attention_backward(
 ) -> Any:
     batch, heads, length, dim = q.shape
     keys = k.shape[2]
+    expect("attention_backward", q.shape, dy=dy, y=y)
+    expect("attention_backward", (batch, heads, keys, dim), k=k, v=v)
     if length == keys:  # self-attention: the three side by side, as the packed projection wants them
         packed = np.empty((batch, length, 3, heads, dim), dtype=np.float32)
         dq, dk, dv = packed.transpose(2, 0, 3, 1, 4)

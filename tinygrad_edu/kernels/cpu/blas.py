@@ -7,13 +7,16 @@ where NumPy's wheel put it. Where there is none (another BLAS), :data:`sgemm` is
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import llvmlite.binding
 import numba
+import numpy as np
 from numba import types
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
@@ -80,19 +83,48 @@ sgemm_in_loop = types.ExternalFunction(
 """cblas_sgemm for use inside a Numba function; pointers are integers, ``array.ctypes.data``."""
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Products run in the calling thread, because a parallel loop outside has the cores already."""
-    before = _get_threads()
-    _set_threads(1)
-    try:
-        yield
-    finally:
-        _set_threads(before)
+class _OneThread:
+    """Counts who asked for products in one thread: BLAS has one number of threads for the whole process.
+
+    Of several Python threads the first notes the number that was, and the last one out sets it again.
+    """
+
+    def __init__(self) -> None:
+        self._inside, self._before = 0, 1
+        self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()  # another thread of the parent may have held the old one
+        if self._inside:
+            self._inside = 0
+            _set_threads(self._before)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._inside == 0:
+                self._before = _get_threads()
+                _set_threads(1)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    _set_threads(self._before)
+
+
+one_thread = _OneThread()
+"""``with one_thread():`` products run in the calling thread, because a parallel loop outside has the cores."""
 
 
 def _operand(x: Any) -> tuple[int, int] | None:
     """(transposed?, leading dimension) of a float32 matrix that BLAS can read as it lies, or None."""
+    if x.strides[0] % 4 or x.strides[1] % 4:  # a field of packed records
+        return None
     rows, cols = (stride // 4 for stride in x.strides)
     if cols == 1 and (rows >= max(1, x.shape[1])):
         return NO_TRANSPOSE, rows
@@ -105,12 +137,14 @@ def accumulate_product(a: Any, b: Any, out: Any) -> bool:
     """``out += a @ b`` in one call of BLAS for float32 matrices; False, and nothing done, where BLAS cannot."""
     if not available or out.size == 0:
         return False
-    left, right = _operand(a), _operand(b)
-    if left is None or right is None or out.strides[1] != 4 or a.dtype != b.dtype or a.dtype != out.dtype:
+    left, right, target = _operand(a), _operand(b), _operand(out)
+    if left is None or right is None or target is None or target[0] == TRANSPOSE:
+        return False
+    if not all(x.dtype == np.float32 for x in (a, b, out)):
         return False
     _sgemm(
         ROW_MAJOR, left[0], right[0], a.shape[0], b.shape[1], a.shape[1],
-        1.0, a.ctypes.data, left[1], b.ctypes.data, right[1], 1.0, out.ctypes.data, out.strides[0] // 4,
+        1.0, a.ctypes.data, left[1], b.ctypes.data, right[1], 1.0, out.ctypes.data, target[1],
     )  # fmt: skip
     return True
 

@@ -3,18 +3,66 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
+from ...errors import ShapeError, format_shape
+
 # Sums may be reordered and contracted, which is what makes them vectorise; NaN and infinity keep their meaning
 # (no "nnan", "ninf"), because masks and the detection of broken training depend on them.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 _SMALL = 16384  # elements below which waking a second thread costs more than it brings
+
+
+def _nothing() -> None:
+    """What :func:`_can_keep` asks Numba to keep."""
+
+
+def _can_keep() -> bool:
+    """Whether compiled code can be kept on disk; Numba refuses where neither library nor home is writable."""
+    try:
+        numba.njit(cache=True)(_nothing)
+    except RuntimeError as error:
+        warnings.warn(
+            f"the kernels are compiled anew in each process, because there is no place to keep them ({error}); "
+            "set NUMBA_CACHE_DIR to a folder that can be written",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+_KEEP = _can_keep()
+
+
+class _Team:
+    """The threads of the parallel loops, of which a process has one team: one loop at a time has them.
+
+    Two Python threads that start loops together would put twice as many threads on the cores; and Numba's
+    ``workqueue`` layer, the one it takes where neither OpenMP nor TBB is installed, then ends the process. A
+    forked child has no team, and starting one ends it too: its loops stay in one thread.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.started = self.lost = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self.lock = threading.RLock()  # another thread of the parent may have held the old one
+        self.lost = self.lost or self.started
+
+
+_team = _Team()
 
 
 class parallel:  # noqa: N801 - a decorator
@@ -30,7 +78,7 @@ class parallel:  # noqa: N801 - a decorator
     def __init__(self, function: Any, signature: tuple[Any, ...] | None = None):
         self.signature = signature
         functools.update_wrapper(self, function)
-        options = {"fastmath": _FASTMATH, "cache": True, "nogil": True, "error_model": "numpy"}
+        options = {"fastmath": _FASTMATH, "cache": _KEEP, "nogil": True, "error_model": "numpy"}
         self.many = numba.njit(parallel=True, **options)(function)
         # Numba files what it compiled under the function's name, so the second form needs a name of its own.
         alone = types.FunctionType(function.__code__, function.__globals__, f"{function.__name__}_alone")
@@ -38,11 +86,20 @@ class parallel:  # noqa: N801 - a decorator
         self.one = numba.njit(**options)(alone)
 
     def __call__(self, first: Any, *rest: Any) -> None:
-        loop = self.one if first.size < _SMALL else self.many
+        if first.size < _SMALL or _team.lost:
+            self._compiled(self.one)(first, *rest)
+            return
+        with _team.lock:
+            _team.started = True
+            self._compiled(self.many)(first, *rest)
+
+    def _compiled(self, loop: Any) -> Any:
         if self.signature is not None and not loop.signatures:
-            loop.compile(self.signature)
-            loop.disable_compile()
-        loop(first, *rest)
+            with _team.lock:  # two threads may come for the first call
+                if not loop.signatures:
+                    loop.compile(self.signature)
+                    loop.disable_compile()
+        return loop
 
 
 def parallel_for(*signature: Any) -> Callable[[Any], parallel]:
@@ -50,7 +107,7 @@ def parallel_for(*signature: Any) -> Callable[[Any], parallel]:
     return lambda function: parallel(function, signature)
 
 
-inline = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", inline="always")
+inline = numba.njit(fastmath=_FASTMATH, cache=_KEEP, error_model="numpy", inline="always")
 
 _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)  # few bits, so that n * _LN2_HIGH is exact
@@ -79,7 +136,7 @@ def exp32(x):  # type: ignore[no-untyped-def]
     return y if not x > _HIGHEST else _INF
 
 
-@numba.njit(fastmath=_FASTMATH | {"nnan"}, cache=True, error_model="numpy")
+@numba.njit(fastmath=_FASTMATH | {"nnan"}, cache=_KEEP, error_model="numpy")
 def largest(row):  # type: ignore[no-untyped-def]
     """The largest element; -inf of none.
 
@@ -92,13 +149,20 @@ def largest(row):  # type: ignore[no-untyped-def]
     return top
 
 
-@numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy")
+@numba.njit(fastmath=_FASTMATH, cache=_KEEP, error_model="numpy")
 def has_nan(row):  # type: ignore[no-untyped-def]
     """Whether any element is NaN, for the rare row whose largest element says nothing."""
     found = False
     for i in range(row.size):
         found |= np.isnan(row[i])
     return found
+
+
+def expect(op: str, shape: tuple[int, ...], **arrays: Any) -> None:
+    """Raise ShapeError unless each array has that shape: compiled loops would read past the end of a smaller one."""
+    for name, x in arrays.items():
+        if x.shape != shape:
+            raise ShapeError(f"{op}: {name} must be {format_shape(shape)}, got {format_shape(x.shape)}")
 
 
 def rows_of(x: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from ...backend import kernel
-from .common import parallel
+from .common import expect, parallel
 
 
 @parallel
@@ -23,6 +23,7 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
     out_features, in_features = weight.shape
     y = np.matmul(x.reshape(-1, in_features), weight.T)
     if bias is not None:
+        expect("linear", (out_features,), bias=bias)
         _add_bias(y, bias)
     return y.reshape(*x.shape[:-1], out_features)
 

@@ -9,8 +9,9 @@ import numpy as np
 from numba import prange
 
 from ...backend import kernel
+from ...errors import RangeError
 from .blas import accumulate_product
-from .common import exp32, inline, largest, parallel, rows_of
+from .common import exp32, expect, inline, largest, parallel, rows_of
 
 _CHUNK_BYTES = 64 * 2**20
 
@@ -124,8 +125,18 @@ def _optional(x: Any) -> Any:
     return np.empty(0, dtype=np.float32) if x is None else x
 
 
+def _check(op: str, rows: int, classes: int, targets: Any, ignore_index: int, **of_classes: Any) -> None:
+    """Raise unless there is a target for each row and a number for each class, and all targets are classes."""
+    expect(op, (rows,), targets=targets)
+    expect(op, (classes,), **{name: x for name, x in of_classes.items() if x is not None})
+    wrong = ((targets < 0) | (targets >= classes)) & (targets != ignore_index)
+    if wrong.any():
+        raise RangeError(f"{op}: targets must be in [0, {classes}) or {ignore_index}, got {targets[wrong][0]}")
+
+
 @kernel("cross_entropy", device="cpu")
 def cross_entropy(logits: Any, targets: Any, weight: Any, ignore_index: int, label_smoothing: float) -> Any:
+    _check("cross_entropy", len(logits), logits.shape[1], targets, ignore_index, weight=weight)
     losses, lse = np.empty(len(logits), dtype=logits.dtype), np.empty(len(logits), dtype=logits.dtype)
     _cross_entropy(rows_of(logits), targets, _optional(weight), ignore_index, np.float32(label_smoothing), losses, lse)
     return losses, lse[:, None]
@@ -135,6 +146,9 @@ def cross_entropy(logits: Any, targets: Any, weight: Any, ignore_index: int, lab
 def cross_entropy_backward(
     dlosses: Any, logits: Any, targets: Any, lse: Any, weight: Any, ignore_index: int, label_smoothing: float
 ) -> Any:
+    _check("cross_entropy_backward", len(logits), logits.shape[1], targets, ignore_index, weight=weight)
+    expect("cross_entropy_backward", targets.shape, dlosses=dlosses)
+    expect("cross_entropy_backward", (len(logits), 1), lse=lse)
     dlogits = np.empty(logits.shape, dtype=logits.dtype)
     _cross_entropy_backward(
         np.ascontiguousarray(dlosses), rows_of(logits), targets, lse.reshape(-1), _optional(weight), ignore_index,
@@ -152,7 +166,8 @@ def _chunk(rows: int, classes: int) -> int:
 def linear_cross_entropy(
     x: Any, weight: Any, bias: Any, targets: Any, ignore_index: int, label_smoothing: float
 ) -> Any:
-    losses, predicted = np.empty(len(x), dtype=x.dtype), np.empty(len(x), dtype=targets.dtype)
+    _check("linear_cross_entropy", len(x), len(weight), targets, ignore_index, bias=bias)
+    losses, predicted = np.empty(len(x), dtype=x.dtype), np.empty(len(x), dtype=np.int64)
     step = _chunk(len(x), len(weight))
     buffer = np.empty((step, len(weight)), dtype=x.dtype)
     for start in range(0, len(x), step):
@@ -177,6 +192,8 @@ def linear_cross_entropy_grad(
     ignore_index: int,
     label_smoothing: float,
 ) -> Any:
+    _check("linear_cross_entropy_grad", len(x), len(weight), targets, ignore_index, bias=bias)
+    expect("linear_cross_entropy_grad", targets.shape, dlosses=dlosses)
     losses, dx = np.empty(len(x), dtype=x.dtype), np.empty(x.shape, dtype=x.dtype)
     dlosses = np.ascontiguousarray(dlosses)
     step = _chunk(len(x), len(weight))

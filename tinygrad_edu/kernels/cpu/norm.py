@@ -8,7 +8,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from ...backend import kernel
-from .common import parallel, rows_of
+from .common import expect, parallel, rows_of
 
 
 @parallel
@@ -81,6 +81,7 @@ def _rmsnorm_backward(dy, x, weight, rrms, dx, dweight):  # type: ignore[no-unty
 
 @kernel("layernorm", device="cpu")
 def layernorm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    expect("layernorm", x.shape[-1:], weight=weight, bias=bias)
     rows = rows_of(x)
     y = np.empty_like(rows)
     mean, rstd = np.empty(len(rows), dtype=x.dtype), np.empty(len(rows), dtype=x.dtype)
@@ -91,6 +92,9 @@ def layernorm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
 
 @kernel("layernorm_backward", device="cpu")
 def layernorm_backward(dy: Any, x: Any, weight: Any, mean: Any, rstd: Any) -> Any:
+    expect("layernorm_backward", x.shape, dy=dy)
+    expect("layernorm_backward", x.shape[-1:], weight=weight)
+    expect("layernorm_backward", (*x.shape[:-1], 1), mean=mean, rstd=rstd)
     rows = rows_of(x)
     dx = np.empty_like(rows)
     sums = np.zeros((2, get_num_threads(), x.shape[-1]), dtype=x.dtype)
@@ -101,6 +105,7 @@ def layernorm_backward(dy: Any, x: Any, weight: Any, mean: Any, rstd: Any) -> An
 
 @kernel("rmsnorm", device="cpu")
 def rmsnorm(x: Any, weight: Any, eps: float) -> Any:
+    expect("rmsnorm", x.shape[-1:], weight=weight)
     rows = rows_of(x)
     y, rrms = np.empty_like(rows), np.empty(len(rows), dtype=x.dtype)
     _rmsnorm(rows, weight, np.float32(eps), y, rrms)
@@ -109,6 +114,9 @@ def rmsnorm(x: Any, weight: Any, eps: float) -> Any:
 
 @kernel("rmsnorm_backward", device="cpu")
 def rmsnorm_backward(dy: Any, x: Any, weight: Any, rrms: Any) -> Any:
+    expect("rmsnorm_backward", x.shape, dy=dy)
+    expect("rmsnorm_backward", x.shape[-1:], weight=weight)
+    expect("rmsnorm_backward", (*x.shape[:-1], 1), rrms=rrms)
     rows = rows_of(x)
     dx = np.empty_like(rows)
     dweight = np.zeros((get_num_threads(), x.shape[-1]), dtype=x.dtype)

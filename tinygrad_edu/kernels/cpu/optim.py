@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from ...backend import kernel
-from .common import flat, parallel
+from .common import expect, flat, parallel
 
 _CHUNK = 16384
 
@@ -51,6 +51,7 @@ def adam_update(
     weight_decay: float,
     decoupled: bool,
 ) -> None:
+    expect("adam_update", data.shape, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     f = np.float32
     _adam(
         data,

@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange, types
 
 from ...backend import kernel
-from .common import parallel_for
+from .common import expect, parallel_for
 
 _TABLE = types.Array(types.float32, 2, "A", readonly=True)
 
@@ -29,6 +29,9 @@ def _rotary(x, cos, sin, y):  # type: ignore[no-untyped-def]
 @kernel("rotary", device="cpu")
 def rotary(x: Any, cos: Any, sin: Any) -> Any:
     """The result lies by time, (B, T, H, hd) in memory, as the packed projection does."""
+    half = cos.shape[-1]
+    expect("rotary", (*x.shape[:-1], 2 * half), x=x)
+    expect("rotary", (x.shape[-2], half), cos=cos, sin=sin)
     if x.size == 0:
         return np.empty(x.shape, dtype=x.dtype)
     heads = x.reshape(-1, *x.shape[-3:]) if x.ndim >= 3 else x[None, None]
