@@ -83,7 +83,7 @@ def cross_entropy_backward(
     b = (label_smoothing / classes_there) * weight  # (V,)
     dlogits = (a[:, None] + b.sum()) * xp.exp(logits - lse) - b
     dlogits[xp.arange(rows), classes] -= a
-    return (dlogits * xp.where(counted, dlosses, 0)[:, None]).astype(logits.dtype)
+    return xp.where(counted[:, None], dlogits * dlosses[:, None], 0).astype(logits.dtype)
 
 
 def _chunks(rows: int, classes: int, itemsize: int) -> range:
@@ -110,11 +110,11 @@ def linear_cross_entropy(
     Returns
     -------
     losses : (N,)
-    predicted : (N,), the class of the largest logit
+    predicted : (N,) int64, the class of the largest logit
     """
     xp = namespace(x, weight, targets)
     losses = xp.empty(len(x), dtype=x.dtype)
-    predicted = xp.empty(len(x), dtype=targets.dtype)
+    predicted = xp.empty(len(x), dtype=xp.int64)
     chunks = _chunks(len(x), len(weight), x.dtype.itemsize)
     for start in chunks:
         rows = slice(start, start + chunks.step)
@@ -245,19 +245,19 @@ class CrossEntropyLoss(Layer):
         ShapeError, DtypeError, RangeError
             If the shapes do not go together, or a target is no class.
         """
+        xp = namespace(logits, targets, self.weight)
         if logits.ndim < 1 or tuple(logits.shape[:-1]) != tuple(targets.shape):
             raise ShapeError(
                 f"CrossEntropyLoss: logits (..., classes) and targets (...) must agree, "
                 f"got {format_shape(tuple(logits.shape))} and {format_shape(tuple(targets.shape))}"
             )
-        xp = namespace(logits, targets, self.weight)
         classes = logits.shape[-1]
         if self.weight is not None and tuple(self.weight.shape) != (classes,):
             raise ShapeError(
                 f"CrossEntropyLoss: weight must be ({classes},), got {format_shape(tuple(self.weight.shape))}"
             )
         count = check_targets("CrossEntropyLoss", targets, classes, self.ignore_index)
-        flat, rows = logits.reshape(-1, classes), targets.reshape(-1)
+        flat, rows = logits.reshape(-1, classes), targets.reshape(-1).astype(xp.int64, copy=False)
         weight = None if self.weight is None else self.weight.astype(logits.dtype)
         losses, lse = cross_entropy(flat, rows, weight, self.ignore_index, self.label_smoothing)
         divisor: Any = 1
@@ -319,12 +319,12 @@ class MeanSquaredError(Layer):
 
     def forward(self, prediction: Array, target: Array) -> Any:
         """Loss of two arrays of one shape: a number, or that shape for ``reduction="none"``."""
+        xp = namespace(prediction, target, self.weight)
         if tuple(prediction.shape) != tuple(target.shape):
             raise ShapeError(
                 "MeanSquaredError: prediction and target must have one shape, "
                 f"got {format_shape(tuple(prediction.shape))} and {format_shape(tuple(target.shape))}"
             )
-        xp = namespace(prediction, target, self.weight)
         losses = squared_error(prediction, target)
         factor: Any = 1.0
         if self.weight is not None:
@@ -350,4 +350,4 @@ class MeanSquaredError(Layer):
         prediction, target, factor = self.saved()
         xp = namespace(prediction)
         dlosses = xp.broadcast_to(xp.asarray(dloss * factor, dtype=prediction.dtype), prediction.shape)
-        return squared_error_backward(dlosses, prediction, target)
+        return squared_error_backward(dlosses, prediction, target).astype(prediction.dtype, copy=False)

@@ -33,7 +33,7 @@ class Dropout(Layer):
         super().__init__()
         if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
             raise ConfigError(f"Dropout: p must be a number in [0, 1], got {p!r}")
-        self.p = p
+        self.p = float(p)  # a NumPy scalar would turn float32 arithmetic into float64
         self.generator = generator or default_generator()
 
     def _apply(self, x: Array, seed: int | None) -> Array:

@@ -106,7 +106,7 @@ class LayerNorm(Layer):
     def __init__(self, dim: int, eps: float = 1e-5):
         super().__init__()
         _check("LayerNorm", dim, eps)
-        self.dim, self.eps = dim, eps
+        self.dim, self.eps = dim, float(eps)
         self.weight, self.bias = Parameter(ones(dim)), Parameter(zeros(dim))
 
     def forward(self, x: Array) -> Array:  # (..., dim)
@@ -136,7 +136,7 @@ class RMSNorm(Layer):
     def __init__(self, dim: int, eps: float = 1e-6):
         super().__init__()
         _check("RMSNorm", dim, eps)
-        self.dim, self.eps = dim, eps
+        self.dim, self.eps = dim, float(eps)
         self.weight = Parameter(ones(dim))
 
     def forward(self, x: Array) -> Array:  # (..., dim)
