@@ -6,11 +6,11 @@ Nothing here records a graph. ``forward`` saves what its ``backward`` will need,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from ..backend import Array, Generator, asarray, device_of, is_inference, to_device, to_host, zeros_like
-from ..errors import BackwardError, ConfigError, ShapeError, did_you_mean, format_shape
+from ..errors import BackwardError, ConfigError, DtypeError, ShapeError, did_you_mean, format_shape
 
 if TYPE_CHECKING:
     from ..optim.base import Optimizer
@@ -261,6 +261,17 @@ class Layer:
         self.flat = FlatParameters(self)
         return self
 
+    # -- copies ---------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``copy.deepcopy`` and for other processes: all but the flat buffers, which a copy lays anew."""
+        return {**self.__dict__, "flat": None} if "flat" in self.__dict__ else dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "flat" in state:  # copied one by one, the parameters would no longer be views of one buffer
+            self.flatten()
+
     # -- state ----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Array]:
@@ -279,9 +290,14 @@ class Layer:
         ------
         ShapeError
             Listing *all* missing, unexpected and misshapen entries.
+        DtypeError
+            If `state` is no dict, or an entry is no array of real numbers.
         """
+        if not isinstance(state, Mapping):
+            raise DtypeError(f"load_state_dict: state must be a dict of arrays by name, got {type(state).__name__}")
         own = dict(self.named_parameters())
         wrong = []
+        state = {name: values if hasattr(values, "shape") else asarray(values) for name, values in state.items()}
         if strict:
             wrong += [f"missing: {name} {format_shape(own[name].shape)}" for name in own if name not in state]
             wrong += [f"unexpected: {name}{did_you_mean(name, own)}" for name in state if name not in own]
@@ -291,10 +307,13 @@ class Layer:
                 wrong.append(f"misshapen: {name} expected {format_shape(parameter.shape)}, got {found}")
         if wrong:
             raise ShapeError(f"the state does not fit {type(self).__name__}:\n  " + "\n  ".join(wrong))
-        for name, parameter in own.items():
-            if name in state:
-                values = to_host(state[name]).astype(parameter.dtype)
-                parameter.data[...] = to_device(values, device_of(parameter.data))
+        arrays = {name: to_host(state[name]) for name in own if name in state}
+        for name, values in arrays.items():
+            if values.dtype.kind in "cOSUmM":
+                raise DtypeError(f"load_state_dict: {name} must be an array of real numbers, got {values.dtype}")
+        for name, values in arrays.items():
+            parameter = own[name]
+            parameter.data[...] = to_device(values.astype(parameter.dtype), device_of(parameter.data))
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses."""

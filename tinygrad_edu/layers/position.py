@@ -97,7 +97,10 @@ class SinusoidalPositions(Layer):
         super().__init__()
         check_positive("SinusoidalPositions", max_len=max_len, dim=dim)
         self.max_len, self.dim = max_len, dim
-        self._tables = _Tables(lambda: (sinusoidal_table(max_len, dim),))
+        self._tables = _Tables(self._compute)
+
+    def _compute(self) -> tuple[Array]:
+        return (sinusoidal_table(self.max_len, self.dim),)
 
     def forward(self, x: Array, start: int = 0) -> Array:  # (B, T, dim)
         check_sequence("SinusoidalPositions", x, self.dim)

@@ -61,6 +61,10 @@ class Optimizer:
         self._runs: list[Run] = []
         self._arrays: list[Array] = []  # what the runs are views of; a model that moved has others
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``copy.deepcopy``: in a copy the runs are views of nothing that is trained, so they are made anew."""
+        return {**self.__dict__, "_arrays": []}
+
     def _check(self, settings: dict[str, Any]) -> None:
         """Raise ConfigError unless every setting, lr among them, is in range."""
         _check_number(type(self).__name__, "lr", settings["lr"], 0)
