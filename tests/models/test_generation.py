@@ -257,3 +257,13 @@ def test_generating_leaves_the_model_as_it_was(training: bool) -> None:
     assert (state != after_forward) is training
     assert {name: value.tobytes() for name, value in model.state_dict().items()} == before
     model.backward(np.ones((3, 9, 23)))  # the forward before it can still be gone back through
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-100, 5e-324])
+def test_a_temperature_near_zero_takes_the_likeliest(temperature: float) -> None:
+    model = build()
+    prompt = draw_ids(3, 2)
+    wanted = model.generate(prompt, 12, temperature=0)
+    np.testing.assert_array_equal(model.generate(prompt, 12, temperature=temperature, seed=1), wanted)
+    drawn = model.generate(prompt, 12, temperature=temperature, top_k=3, top_p=0.9, seed=1)
+    np.testing.assert_array_equal(drawn, wanted)

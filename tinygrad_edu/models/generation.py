@@ -86,12 +86,14 @@ def choose_next(
         raise NonFiniteError("generate: the logits of the next token are not finite; the weights hold NaN or infinity")
     if greedy:
         return logits.argmax(axis=1).astype(xp.int64)
-    scaled = logits.astype(xp.float64) / temperature
+    logits = logits.astype(xp.float64)
+    # The likeliest is 0 at any temperature; far below the limit all others have probability 0 already.
+    scaled = (logits - logits.max(axis=1, keepdims=True)) / max(temperature, 1e-200)
     if top_k is not None:
         scaled = keep_top_k(scaled, top_k)
     if top_p is not None and top_p < 1:
         scaled = keep_top_p(scaled, top_p)
-    probs = xp.exp(scaled - scaled.max(axis=1, keepdims=True))
+    probs = xp.exp(scaled)
     cumulative = xp.cumsum(probs, axis=1)
     draws = to_host([[generator.random()] for _ in range(len(logits))]) * cumulative[:, -1:]
     # The first token whose cumulative probability exceeds the draw; a token of probability 0 never is.
