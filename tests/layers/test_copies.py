@@ -70,3 +70,13 @@ def test_lists_are_loaded_as_arrays() -> None:
     layer.load_state_dict({"weight": [[1, 2, 3], [4, 5, 6]], "bias": [7, 8]})
     assert layer.weight.data.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert layer.weight.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32", np.int64, np.dtype("float16"), bool])
+def test_parameters_are_cast_to_float32_or_float64_alone(dtype: Any) -> None:
+    layer = Linear(3, 2)
+    with pytest.raises(DtypeError, match=r"Linear\.astype: dtype must be float32 or float64, got (float16|int|bool)"):
+        layer.astype(dtype)
+    assert layer.weight.dtype == np.float32
+    for allowed in ("float64", np.float32, float):
+        assert layer.astype(allowed).weight.dtype == np.dtype(allowed)

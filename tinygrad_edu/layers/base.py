@@ -246,7 +246,17 @@ class Layer:
         return self
 
     def astype(self, dtype: Any) -> Self:
-        """Cast all parameters to `dtype` (float32 or float64). Gradients are forgotten."""
+        """Cast all parameters to `dtype` (float32 or float64). Gradients are forgotten.
+
+        Raises
+        ------
+        DtypeError
+            For another type: integers hold no weights, and float16 neither Adam's averages nor its eps.
+        """
+        for parameter in self.parameters():
+            name = parameter.data.reshape(-1)[:0].astype(dtype).dtype.name
+            if name not in ("float32", "float64"):
+                raise DtypeError(f"{type(self).__name__}.astype: dtype must be float32 or float64, got {name}")
         return self._convert(lambda data: data.astype(dtype))
 
     def to(self, device: str) -> Self:
