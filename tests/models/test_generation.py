@@ -267,3 +267,12 @@ def test_a_temperature_near_zero_takes_the_likeliest(temperature: float) -> None
     np.testing.assert_array_equal(model.generate(prompt, 12, temperature=temperature, seed=1), wanted)
     drawn = model.generate(prompt, 12, temperature=temperature, top_k=3, top_p=0.9, seed=1)
     np.testing.assert_array_equal(drawn, wanted)
+
+
+def test_a_layer_keeps_the_mode_it_was_given() -> None:
+    model = build()
+    model.train()
+    frozen = model.model.blocks[0].eval()
+    model.generate([1, 2], max_length=4, seed=0)
+    model.token_losses(np.array([[1, 2, 3]]))
+    assert model.training and model.model.blocks[1].training and not frozen.training

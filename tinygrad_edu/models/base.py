@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -155,6 +156,18 @@ class BaseLanguageModel(Layer):
             mask = (mask != 0)[:, None, None, :]  # (B, 1, 1, T)
         return input_ids, targets, mask
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """``eval()`` and ``inference()`` for a while; each layer then has the mode again that it had before."""
+        before = [(layer, layer.training) for layer in self.layers()]
+        self.eval()
+        try:
+            with inference():
+                yield
+        finally:
+            for layer, training in before:
+                layer.training = training
+
     # -- training -------------------------------------------------------------------------------------
 
     def forward(self, input_ids: Any, labels: Any = None, attention_mask: Any = None) -> ModelOutput:
@@ -244,13 +257,8 @@ class BaseLanguageModel(Layer):
         """
         labels = input_ids if labels is None else labels
         input_ids, targets, mask = self._batch(input_ids, labels, attention_mask)
-        was_training = self.training
-        self.eval()
-        try:
-            with inference():
-                losses, predicted = self.score_tokens(input_ids, targets, mask)
-        finally:
-            self.train(was_training)
+        with self.evaluating():
+            losses, predicted = self.score_tokens(input_ids, targets, mask)
         return to_host(losses)[:, :-1], to_host(predicted == targets)[:, :-1]
 
     # -- generation -----------------------------------------------------------------------------------
@@ -306,13 +314,8 @@ class BaseLanguageModel(Layer):
         length = self._generation_length(ids.shape[1], max_length, max_new_tokens)
         check_sampling(temperature, top_k, top_p, eos_token_id, self.vocab_size)
         greedy = temperature == 0 or not do_sample
-        was_training = self.training
-        self.eval()
-        try:
-            with inference():
-                out = self._generate(ids, length, greedy, temperature, top_k, top_p, eos_token_id, seed, use_cache)
-        finally:
-            self.train(was_training)
+        with self.evaluating():
+            out = self._generate(ids, length, greedy, temperature, top_k, top_p, eos_token_id, seed, use_cache)
         return out[0] if single else out
 
     def _generation_length(self, prompt: int, max_length: int | None, max_new_tokens: int | None) -> int:
