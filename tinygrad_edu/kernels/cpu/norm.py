@@ -31,7 +31,7 @@ def _layernorm(x, weight, bias, eps, y, mean, rstd):  # type: ignore[no-untyped-
 @parallel
 def _layernorm_backward(dy, x, weight, mean, rstd, dx, dweight, dbias):  # type: ignore[no-untyped-def]
     rows, channels = x.shape
-    parts = dweight.shape[0]  # each thread sums the rows of its part in sums of its own
+    parts = dweight.shape[0]  # each part of the rows has sums of its own
     for part in prange(parts):
         for n in range(rows * part // parts, rows * (part + 1) // parts):
             mu, r = mean[n], rstd[n]
@@ -79,6 +79,11 @@ def _rmsnorm_backward(dy, x, weight, rrms, dx, dweight):  # type: ignore[no-unty
                 dweight[part, c] += dy[n, c] * xhat
 
 
+def _parts(rows: int) -> int:
+    """In how many parts the rows are summed: enough for all threads, and short enough to keep float32's digits."""
+    return max(get_num_threads(), -(-rows // 128))
+
+
 @kernel("layernorm", device="cpu")
 def layernorm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     expect("layernorm", x.shape[-1:], weight=weight, bias=bias)
@@ -97,7 +102,7 @@ def layernorm_backward(dy: Any, x: Any, weight: Any, mean: Any, rstd: Any) -> An
     expect("layernorm_backward", (*x.shape[:-1], 1), mean=mean, rstd=rstd)
     rows = rows_of(x)
     dx = np.empty_like(rows)
-    sums = np.zeros((2, get_num_threads(), x.shape[-1]), dtype=x.dtype)
+    sums = np.zeros((2, _parts(len(rows)), x.shape[-1]), dtype=x.dtype)
     _layernorm_backward(rows_of(dy), rows, weight, mean.reshape(-1), rstd.reshape(-1), dx, sums[0], sums[1])
     dweight, dbias = sums.sum(axis=1)
     return dx.reshape(x.shape), dweight, dbias
@@ -119,6 +124,6 @@ def rmsnorm_backward(dy: Any, x: Any, weight: Any, rrms: Any) -> Any:
     expect("rmsnorm_backward", (*x.shape[:-1], 1), rrms=rrms)
     rows = rows_of(x)
     dx = np.empty_like(rows)
-    dweight = np.zeros((get_num_threads(), x.shape[-1]), dtype=x.dtype)
+    dweight = np.zeros((_parts(len(rows)), x.shape[-1]), dtype=x.dtype)
     _rmsnorm_backward(rows_of(dy), rows, weight, rrms.reshape(-1), dx, dweight)
     return dx.reshape(x.shape), dweight.sum(axis=0)
