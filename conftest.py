@@ -16,10 +16,11 @@ import tinygrad_edu as tg  # noqa: I001  (before NumPy: it settles the thread po
 import hypothesis
 import pytest
 
-# No deadline: on a shared machine a slow example is no error. CI draws the same examples each time.
-hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
-hypothesis.settings.register_profile("ci", parent=hypothesis.settings.get_profile("default"), derandomize=True)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+# No deadline: on a shared machine a slow example is no error. The same examples each time, so that `make test` says the
+# same to everybody; HYPOTHESIS_PROFILE=explore draws new ones, and more.
+hypothesis.settings.register_profile("same", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
