@@ -81,7 +81,8 @@ def test_reference_mode_ends_after_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "value, enabled", [("off", False), ("0", False), ("no", False), ("OFF", False), ("on", True), ("", True)]
+    "value, enabled",
+    [("off", False), ("0", False), ("no", False), ("false", False), ("OFF", False), ("on", True), ("", True)],
 )
 def test_the_environment_switches_kernels_off(value: str, enabled: bool) -> None:
     import os

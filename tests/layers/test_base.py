@@ -12,7 +12,7 @@ import tinygrad_edu as tg
 from tinygrad_edu import backend, layers
 from tinygrad_edu.backend import Generator
 from tinygrad_edu.check.cases import CASES, Case
-from tinygrad_edu.errors import BackwardError, ConfigError, DtypeError, ShapeError
+from tinygrad_edu.errors import BackwardError, ConfigError, DeviceError, DtypeError, ShapeError
 from tinygrad_edu.layers import (
     GELU,
     Dropout,
@@ -288,3 +288,19 @@ def test_update_changes_only_the_layer_it_is_called_on() -> None:
     layer[3].update(optimizer)
     changed = {name for name, value in layer.state_dict().items() if (value != before[name]).any()}
     assert changed == {"3.weight", "3.bias"}
+
+
+def test_an_array_in_place_of_a_parameter_is_refused_and_deleting_forgets() -> None:
+    layer = Linear(3, 2)
+    with pytest.raises(ConfigError, match=r"Linear.weight is a parameter: .*weight.data\[...\] = .*got ndarray"):
+        layer.weight = np.zeros((2, 3))
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+    layer.bias = None
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+    del layer.weight
+    assert not list(layer.named_parameters())
+
+
+def test_an_unknown_device_is_refused_even_with_nothing_to_move() -> None:
+    with pytest.raises(DeviceError, match="'gpu'"):
+        Tanh().to("gpu")

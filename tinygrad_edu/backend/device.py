@@ -110,6 +110,11 @@ def _module(device: str) -> Any:
     return _modules[device]
 
 
+def check_device(device: str) -> None:
+    """Raise DeviceError unless `device` is ``"cpu"`` or a ``"cuda"`` that is there."""
+    _module(device)
+
+
 class _Restore:
     """What :func:`use` returns: nothing to do if ignored, the old device again at the end of a ``with``."""
 

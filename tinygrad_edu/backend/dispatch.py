@@ -28,7 +28,7 @@ _kernels: dict[tuple[str, str, str], Callable[..., Any]] = {}  # (op name, devic
 _loaded: set[str] = set()
 _reference: ContextVar[bool] = ContextVar(
     "tinygrad_edu_reference",
-    default=os.environ.get("TINYGRAD_EDU_KERNELS", "on").lower() in ("off", "0", "no"),
+    default=os.environ.get("TINYGRAD_EDU_KERNELS", "on").lower() in ("off", "0", "no", "false"),
 )
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from ..backend import Array, Generator, asarray, device_of, is_inference, to_device, to_host, zeros_like
+from ..backend import Array, Generator, asarray, check_device, device_of, is_inference, to_device, to_host, zeros_like
 from ..errors import BackwardError, ConfigError, DtypeError, ShapeError, did_you_mean, format_shape
 
 if TYPE_CHECKING:
@@ -117,9 +117,19 @@ class Layer:
             else:
                 self._children[name] = value
         elif "_parameters" in self.__dict__:
+            if name in self._parameters and value is not None:
+                raise ConfigError(
+                    f"{type(self).__name__}.{name} is a parameter: give a Parameter, or change its values with "
+                    f"{name}.data[...] = ...; got {type(value).__name__}"
+                )
             self._parameters.pop(name, None)
             self._children.pop(name, None)
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._parameters.pop(name, None)
+        self._children.pop(name, None)
 
     # -- the contract ---------------------------------------------------------------------------------
 
@@ -260,7 +270,14 @@ class Layer:
         return self._convert(lambda data: data.astype(dtype))
 
     def to(self, device: str) -> Self:
-        """Move all parameters to ``"cpu"`` or ``"cuda"``. Gradients are forgotten."""
+        """Move all parameters to ``"cpu"`` or ``"cuda"``. Gradients are forgotten.
+
+        Raises
+        ------
+        DeviceError
+            If the device is unknown, or is not there.
+        """
+        check_device(device)  # also where there is nothing to move
         return self._convert(lambda data: to_device(data, device))
 
     def flatten(self) -> Self:
