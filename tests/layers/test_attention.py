@@ -9,6 +9,7 @@ import pytest
 
 import tinygrad_edu as tg
 from tinygrad_edu.backend import Generator
+from tinygrad_edu.errors import DtypeError, ShapeError
 from tinygrad_edu.layers import (
     KeyValueCache,
     LearnedPositions,
@@ -119,3 +120,21 @@ def test_dropout_of_attention_weights_is_off_in_evaluation() -> None:
 def test_a_prefix_of_a_batch_of_one() -> None:
     layer = attention().eval()
     np.testing.assert_allclose(layer(X[:1]), layer(X)[:1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "heads, width, dtype, error, message",
+    [
+        (4, 3, "float32", ShapeError, r"it holds 2 heads of width 3, got 4 of width 3: each attention layer needs"),
+        (2, 5, "float32", ShapeError, r"it holds 2 heads of width 3, got 2 of width 5"),
+        (2, 3, "float64", DtypeError, r"it holds float32, got float64"),
+    ],
+)
+def test_a_cache_refuses_heads_unlike_those_it_holds(heads, width, dtype, error, message) -> None:
+    cache = KeyValueCache(9)
+    first = np.ones((1, 2, 1, 3), dtype="float32")
+    cache.extend(first, first)
+    other = np.ones((1, heads, 1, width), dtype=dtype)
+    with pytest.raises(error, match=message):
+        cache.extend(other, other)
+    assert cache.length == 1

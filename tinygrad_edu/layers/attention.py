@@ -142,14 +142,28 @@ class KeyValueCache:
     _values: Array | None = None
 
     def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append (B, H, T, hd) and return all kept so far, (B, H, length, hd), as views."""
+        """Append (B, H, T, hd) and return all kept so far, (B, H, length, hd), as views.
+
+        Raises
+        ------
+        ShapeError, DtypeError
+            If there is no room left, or these heads are not like those it holds.
+        """
         batch, heads, new, dim = k.shape
         if self._keys is None or self._values is None:
             xp = namespace(k, v)
             self._keys = xp.empty((batch, heads, self.max_len, dim), dtype=k.dtype)
             self._values = xp.empty_like(self._keys)
-        if self._keys.shape[0] != batch:
-            raise ShapeError(f"KeyValueCache: it holds a batch of {self._keys.shape[0]}, got one of {batch}")
+        held, held_heads, _, held_dim = self._keys.shape
+        if held != batch:
+            raise ShapeError(f"KeyValueCache: it holds a batch of {held}, got one of {batch}")
+        if (held_heads, held_dim) != (heads, dim):
+            raise ShapeError(
+                f"KeyValueCache: it holds {held_heads} heads of width {held_dim}, got {heads} of width {dim}: "
+                "each attention layer needs a cache of its own"
+            )
+        if self._keys.dtype != k.dtype:
+            raise DtypeError(f"KeyValueCache: it holds {self._keys.dtype}, got {k.dtype}")
         end = self.length + new
         if end > self.max_len:
             raise ShapeError(f"KeyValueCache: sequence of length {end} is longer than max_len {self.max_len}")
