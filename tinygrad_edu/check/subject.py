@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -55,7 +56,7 @@ def on_host(x: Any) -> np.ndarray:
     return np.array(to_host(x), dtype=np.float64)
 
 
-class Subject:
+class Subject(ABC):
     """A function to be checked.
 
     Attributes
@@ -104,17 +105,17 @@ class Subject:
         """Gradients of the outputs on this subject's device; that of a number is a number."""
         return [float(u) if u.ndim == 0 else self.place(u) for u in upstream]
 
+    @abstractmethod
     def forward(self, values: Values) -> list[np.ndarray]:
         """Outputs at `values`, with the same random noise at every call."""
-        raise NotImplementedError  # pragma: no cover - both kinds below have one
 
+    @abstractmethod
     def backward(self, values: Values, upstream: list[np.ndarray]) -> Values:
         """Gradients of <upstream, outputs> at `values`, by name, as the hand-written backward gives them."""
-        raise NotImplementedError  # pragma: no cover - both kinds below have one
 
+    @abstractmethod
     def like(self, dtype: str) -> Subject:
         """The same subject, computing in `dtype`."""
-        raise NotImplementedError  # pragma: no cover - both kinds below have one
 
     def match(self, gradients: list[Any], wanted: list[str]) -> Values:
         """Name what backward returned, one gradient for each differentiated input, in order."""

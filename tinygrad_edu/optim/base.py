@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,7 +36,7 @@ def _check_number(optimizer: str, name: str, value: Any, low: float, high: float
         raise ConfigError(f"{optimizer}: {name} must be a finite number {limit}, got {value!r}")
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Base of the optimizers.
 
     Parameters
@@ -176,8 +177,9 @@ class Optimizer:
             )
         return {names[key] for key in wanted}
 
+    @abstractmethod
     def _apply(self, run: Run) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must define _apply")
+        """Update `run`, whose ``steps`` counts this step already."""
 
     # -- state ----------------------------------------------------------------------------------------
 

@@ -107,6 +107,22 @@ def _forward(q, k, v, mask, masked, causal, scale, dropout, seed, y, lse, scratc
                     y[b, h, first : first + rows] = _ZERO
 
 
+@inline
+def _row_gradient(p, dp, log_total, delta, scale, dropout, keep, seed, base):  # type: ignore[no-untyped-def]
+    """Scores become P and dP becomes dS, for one query."""
+    if dropout > 0:
+        for s in range(p.size):
+            e = exp32(p[s] - log_total)
+            factor = keep if uniform(seed, base + s) >= dropout else _ZERO
+            dp[s] = e * (dp[s] * factor - delta) * scale
+            p[s] = e * factor
+    else:
+        for s in range(p.size):
+            e = exp32(p[s] - log_total)
+            dp[s] = e * (dp[s] - delta) * scale
+            p[s] = e
+
+
 @parallel_for(*(_READ,) * 4, _MASK, types.boolean, _READ, _ROWS, *_HOW, *(_WRITE,) * 3, types.float32[:, :, :, ::1])
 def _backward(  # type: ignore[no-untyped-def]
     dy, q, k, v, mask, masked, y, lse, causal, scale, dropout, seed, dq, dk, dv, scratch
@@ -147,18 +163,8 @@ def _backward(  # type: ignore[no-untyped-def]
                     if masked:
                         for s in range(limit):
                             p[s] = p[s] if mask[b, h, first + t, s] else -_INF
-                    if dropout > 0:
-                        base = ((b * heads + h) * length + first + t) * keys
-                        for s in range(limit):
-                            e = exp32(p[s] - log_total)
-                            factor = keep if uniform(seed, base + s) >= dropout else _ZERO
-                            dp[s] = e * (dp[s] * factor - delta) * scale
-                            p[s] = e * factor
-                    else:
-                        for s in range(limit):
-                            e = exp32(p[s] - log_total)
-                            dp[s] = e * (dp[s] - delta) * scale
-                            p[s] = e
+                    base = ((b * heads + h) * length + first + t) * keys
+                    _row_gradient(p[:limit], dp[:limit], log_total, delta, scale, dropout, keep, seed, base)
                     p[limit:seen] = _ZERO
                     dp[limit:seen] = _ZERO
                 _product(
