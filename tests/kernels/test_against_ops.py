@@ -376,15 +376,20 @@ def test_the_kernels_of_the_cpu_are_there() -> None:
     assert {"attention", "gemm", "layernorm", "cross_entropy"} <= {name for name, *_ in CPU}
 
 
+# Of the profile, so that HYPOTHESIS_PROFILE=explore really looks further; large inputs cost more.
+EXAMPLES = settings().max_examples
+LARGE_EXAMPLES = max(5, EXAMPLES // 10)
+
+
 @each_kernel
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(data=st.data())
 def test_against_its_op(name: str, device: str, dtype: str, kernel: Callable[..., Any], data: st.DataObject) -> None:
     compare(name, device, dtype, kernel, data)
 
 
 @each_kernel
-@settings(max_examples=5)
+@settings(max_examples=LARGE_EXAMPLES)
 @given(data=st.data())
 def test_against_its_op_in_many_threads(
     name: str, device: str, dtype: str, kernel: Callable[..., Any], data: st.DataObject
@@ -397,7 +402,7 @@ def test_against_its_op_in_many_threads(
 def test_kernels_of_cuda(large: bool) -> None:
     for name, device, dtype, kernel in dispatch.registered_kernels("cuda"):
 
-        @settings(max_examples=5 if large else 40)
+        @settings(max_examples=LARGE_EXAMPLES if large else EXAMPLES)
         @given(data=st.data())
         def check(data: st.DataObject, kernel: tuple[Any, ...] = (name, device, dtype, kernel)) -> None:
             compare(*kernel, data, large)
