@@ -155,6 +155,14 @@ def test_differences() -> None:
         ),
         ("tokenizer:\n  type: bep", r"line 2: tokenizer.type: 'bep' is neither bpe, nor gpt2, nor a file"),
         ("training:\n  min_learning_rate: 1.0", r"min_learning_rate: 1.0 is above learning_rate 0.001"),
+        (
+            "training:\n  eval_every: null\n  early_stopping_patience: 3",
+            r"line 3: training.early_stopping_patience: 3 evaluations are waited for, but eval_every is null",
+        ),
+        ("training:\n  label_smoothing: 1.0", r"training.label_smoothing: found 1.0, wanted less than 1"),
+        ("training:\n  ema_decay: 0.0", r"training.ema_decay: found 0.0, wanted greater than 0"),
+        ("training:\n  gradient_accumulation_steps: 0", r"accumulation_steps: found 0, wanted at least 1"),
+        ("training:\n  max_seconds: 0.0", r"training.max_seconds: found 0.0, wanted greater than 0"),
         ("training:\n  warmup_steps: 9\n  max_steps: 5", r"warmup_steps: 9 is more than max_steps 5"),
     ],
 )

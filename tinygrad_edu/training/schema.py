@@ -84,20 +84,36 @@ class TrainingSection(Section):
         default=None, ge=1, description="passes over the training text; 1 if max_steps is not given either"
     )
     max_steps: int | None = Field(default=None, ge=1, description="steps at most")
+    max_seconds: float | None = Field(default=None, gt=0, description="seconds of training steps at most")
+    gradient_accumulation_steps: int = Field(
+        default=1, ge=1, description="batches whose gradients make one step together"
+    )
     optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="what applies the gradients")
     weight_decay: float = Field(default=0.01, ge=0, description="on matrices; norms and biases do not decay")
     betas: Betas = Field(default=(0.9, 0.95), description="of adam and adamw")
     eps: float = Field(default=1e-8, gt=0, description="of adam and adamw")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     clip_norm: float | None = Field(default=1.0, gt=0, description="largest norm of the gradient, or null not to clip")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the target spread over the vocabulary, in training only"
+    )
+    ema_decay: float | None = Field(
+        default=None, gt=0, lt=1, description="of the moving average of the weights that is evaluated, or null for none"
+    )
     eval_every: int | None = Field(default=200, ge=1, description="steps between evaluations, or null for never")
     eval_batches: int | None = Field(
         default=16, ge=1, description="batches an evaluation during training, or null for all"
+    )
+    early_stopping_patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="evaluations without a new best loss before training ends, or null for all steps",
     )
     save_every: int | None = Field(
         default=500, ge=1, description="steps between checkpoints, or null for only the last and the best"
     )
     log_every: int = Field(default=10, ge=1, description="steps between lines of the history")
+    tensorboard: bool = Field(default=False, description="write the history for TensorBoard too (wants tensorboardX)")
     keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints kept, besides the best")
     max_skipped_steps: int = Field(
         default=0, ge=0, description="steps in a row with NaN or infinity that may be skipped; 0 stops"
@@ -174,6 +190,11 @@ class RunConfig(Section):
                 or c.training.warmup_steps <= c.training.max_steps
             ),
             "{training.warmup_steps} is more than max_steps {training.max_steps}",
+        ),
+        _rule(
+            ("training.early_stopping_patience", "training.eval_every"),
+            lambda c: c.training.early_stopping_patience is None or c.training.eval_every is not None,
+            "{training.early_stopping_patience} evaluations are waited for, but eval_every is null: there are none",
         ),
     )
 
