@@ -11,7 +11,7 @@ import pytest
 
 import tinygrad_edu as tg
 from tinygrad_edu.backend import Generator
-from tinygrad_edu.models.generation import choose_next
+from tinygrad_edu.models.sampling import choose_next
 
 from .twin import TorchTransformer, build, draw_ids, torch
 

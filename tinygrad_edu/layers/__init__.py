@@ -11,15 +11,21 @@ from .linear import Linear
 from .masks import create_causal_mask, create_combined_mask, create_padding_mask
 from .norm import LayerNorm, RMSNorm
 from .position import LearnedPositions, RotaryPositions, SinusoidalPositions
-from .transformer import FeedForward, TransformerBlock
+from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .transformer import FeedForward, TransformerBlock, TransformerStack
 
 __all__ = [
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Dropout",
     "Embedding",
     "FeedForward",
     "FlatParameters",
+    "GRUCell",
     "KeyValueCache",
+    "LSTMCell",
     "Layer",
     "LayerList",
     "LayerNorm",
@@ -28,6 +34,7 @@ __all__ = [
     "MultiHeadAttention",
     "Parameter",
     "RMSNorm",
+    "RNNCell",
     "ReLU",
     "Residual",
     "RotaryPositions",
@@ -38,6 +45,7 @@ __all__ = [
     "Softmax",
     "Tanh",
     "TransformerBlock",
+    "TransformerStack",
     "create_causal_mask",
     "create_combined_mask",
     "create_padding_mask",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 from ..backend import Array, Generator, default_generator
 from ..errors import ConfigError
 from .activation import make_activation
 from .attention import KeyValueCache, MultiHeadAttention
 from .base import Layer, check_positive
+from .containers import LayerList
 from .dropout import Dropout
 from .linear import Linear
 from .norm import LayerNorm
@@ -57,7 +60,9 @@ class TransformerBlock(Layer):
     Parameters
     ----------
     dim, num_heads, hidden_dim : widths C, heads H, width inside the feed-forward part
-    dropout : on attention weights, inside the feed-forward part, and on both residual branches
+    dropout : on both residual branches, and, unless the next two say otherwise,
+    attention_dropout : on attention weights (GPT-2, BERT: a rate of its own)
+    activation_dropout : inside the feed-forward part (GPT-2, BERT: none)
     norm_placement : ``"pre"``, ``x + f(norm(x))`` (Xiong et al., 2020), or ``"post"``, ``norm(x + f(x))``
     """
 
@@ -73,14 +78,18 @@ class TransformerBlock(Layer):
         bias: bool = True,
         rotary: RotaryPositions | None = None,
         generator: Generator | None = None,
+        attention_dropout: float | None = None,
+        activation_dropout: float | None = None,
     ):
         super().__init__()
         if norm_placement not in ("pre", "post"):
             raise ConfigError(f"TransformerBlock: norm_placement must be 'pre' or 'post', got {norm_placement!r}")
         generator = generator or default_generator()
         self.norm_placement = norm_placement
-        self.self_attn = MultiHeadAttention(dim, num_heads, dropout, bias, rotary, generator)
-        feed_forward = FeedForward(dim, hidden_dim, dropout, activation, bias, generator)
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
+        activation_dropout = dropout if activation_dropout is None else activation_dropout
+        self.self_attn = MultiHeadAttention(dim, num_heads, attention_dropout, bias, rotary, generator)
+        feed_forward = FeedForward(dim, hidden_dim, activation_dropout, activation, bias, generator)
         # Registered here before inside feed_forward, so that their names are torch's: linear1, linear2.
         self.linear1, self.linear2 = feed_forward.linear1, feed_forward.linear2
         self.norm1, self.norm2 = LayerNorm(dim, eps), LayerNorm(dim, eps)
@@ -110,3 +119,42 @@ class TransformerBlock(Layer):
         dy = dy + self.feed_forward.backward(self.dropout2.backward(dy))
         dy = self.norm1.backward(dy)
         return dy + self.self_attn.backward(self.dropout1.backward(dy))
+
+
+class TransformerStack(LayerList):
+    """Blocks one after the other.
+
+    Parameters
+    ----------
+    blocks : :class:`TransformerBlock`, by number in the state: ``0.linear1.weight`` and so on
+    """
+
+    def __init__(self, blocks: Iterable[TransformerBlock]):
+        super().__init__(blocks)
+
+    def forward(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        causal: bool = False,
+        caches: Sequence[KeyValueCache] | None = None,
+        note: Callable[[Array], None] | None = None,
+    ) -> Array:
+        """(B, T, C) -> (B, T, C).
+
+        Parameters
+        ----------
+        mask, causal : as in :class:`MultiHeadAttention`
+        caches : one for each block, for generation
+        note : is told what each block reads
+        """
+        for index, block in enumerate(self):
+            if note is not None:
+                note(x)
+            x = block(x, mask, causal, None if caches is None else caches[index])
+        return x
+
+    def backward(self, dy: Array) -> Array:
+        for block in reversed(list(self)):
+            dy = block.backward(dy)
+        return dy

@@ -1,100 +1,184 @@
-"""Choosing the next token from logits, on the host."""
+"""Writing on from a prompt, token by token."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from ..backend import Array, Generator, namespace, to_host
-from ..errors import ConfigError, NonFiniteError, RangeError
-
-
-def check_sampling(
-    temperature: float, top_k: int | None, top_p: float | None, eos_token_id: int | None, vocab_size: int
-) -> None:
-    """Raise unless the settings of :meth:`BaseLanguageModel.generate` are in range.
-
-    Raises
-    ------
-    ConfigError, RangeError
-    """
-    if not _is_number(temperature) or not 0 <= temperature < math.inf:
-        raise ConfigError(f"generate: temperature must be a finite number >= 0 (0 is greedy), got {temperature!r}")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-        raise ConfigError(f"generate: top_k must be an integer >= 1 or None, got {top_k!r}")
-    if top_p is not None and (not _is_number(top_p) or not 0 < top_p <= 1):
-        raise ConfigError(f"generate: top_p must be in (0, 1] or None, got {top_p!r}")
-    if eos_token_id is not None and (
-        isinstance(eos_token_id, bool) or not isinstance(eos_token_id, int) or not 0 <= eos_token_id < vocab_size
-    ):
-        raise RangeError(f"generate: eos_token_id must be an integer in [0, {vocab_size}), got {eos_token_id!r}")
+from ..backend import Array, Generator, asarray, device_of, namespace, to_device, to_host
+from ..errors import ConfigError, ShapeError, format_shape
+from ..layers.embedding import check_ids
+from ..layers.linear import linear
+from .core import ModelCore
+from .sampling import check_sampling, choose_next
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+class GeneratingModel(ModelCore):
+    """The part of :class:`BaseLanguageModel` that writes."""
+
+    # -- what an architecture brings ------------------------------------------------------------------
+
+    def new_caches(self, length: int) -> list[Any]:
+        """What :meth:`features` may keep of the positions it has seen, empty, with room for `length` of them."""
+        raise AssertionError(f"{type(self).__name__} must define new_caches")
+
+    def next_logits(self, input_ids: Array, caches: list[Any] | None) -> Array:
+        """Logits after the last of `input_ids`, (B, V); with caches, only ids that they have not seen."""
+        x = self.features(input_ids) if caches is None else self.features(input_ids, caches=caches)
+        bias = self.head_bias
+        return linear(x[:, -1], self.head_weight.data, None if bias is None else bias.data)
+
+    # -- what all can do ------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        input_ids: Any,
+        max_length: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos_token_id: int | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        do_sample: bool = True,
+        seed: int | None = None,
+        use_cache: bool = True,
+    ) -> Array:
+        """Continue each sequence, token by token.
+
+        Parameters
+        ----------
+        input_ids : (B, T) or (T,), the prompts
+        max_length : length to reach, counting the prompt; or give
+        max_new_tokens : tokens to add
+        temperature : logits are divided by it; 0 takes the likeliest token (greedy)
+        top_k : draw from the k likeliest only
+        top_p : draw from the fewest tokens that together have this probability (Holtzman et al., 2020)
+        eos_token_id : a sequence that reached it is done, and filled up with it
+        do_sample : False takes the likeliest token
+        seed : of the draws; None draws one
+        use_cache : keep keys and values (or the state) of earlier positions instead of computing them again
+
+        Returns
+        -------
+        ids on the model's device, int64, prompt included: (B, L) or (L,), L <= the length asked for
+
+        Raises
+        ------
+        ConfigError, ShapeError, DtypeError, RangeError
+            Before anything is computed.
+        NonFiniteError
+            If the logits of a token are NaN or infinite, as weights from broken training give.
+        """
+        ids, length, single = self._prompt(input_ids, max_length, max_new_tokens)
+        check_sampling(temperature, top_k, top_p, eos_token_id, self.vocab_size)
+        greedy, generator = temperature == 0 or not do_sample, Generator(seed)
+        with self.evaluating():
+            tokens = list(
+                self._draw(
+                    ids, length, greedy, temperature, top_k, top_p, eos_token_id, generator, use_cache, nullcontext
+                )
+            )
+        xp, device = namespace(ids), device_of(ids)
+        out = xp.concatenate([ids.astype(xp.int64), *(to_device(new[:, None], device) for new in tokens)], axis=1)
+        return out[0] if single else out
+
+    def stream(
+        self,
+        input_ids: Any,
+        max_length: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos_token_id: int | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        do_sample: bool = True,
+        seed: int | None = None,
+        use_cache: bool = True,
+    ) -> Iterator[Array]:
+        """As :meth:`generate`, but giving each token as it is chosen: (B,) int64 on the host, prompt not included.
+
+        Raises
+        ------
+        ConfigError, ShapeError, DtypeError, RangeError
+            At once, not when the first token is asked for.
+        """
+        ids, length, _ = self._prompt(input_ids, max_length, max_new_tokens)
+        check_sampling(temperature, top_k, top_p, eos_token_id, self.vocab_size)
+        greedy, generator = temperature == 0 or not do_sample, Generator(seed)
+        # Each step by itself is an evaluation: between two of them the caller may do with the model as it likes.
+        return self._draw(
+            ids, length, greedy, temperature, top_k, top_p, eos_token_id, generator, use_cache, self.evaluating
+        )
+
+    def _prompt(self, input_ids: Any, max_length: int | None, max_new_tokens: int | None) -> tuple[Array, int, bool]:
+        """The prompts as (B, T) ids, the length to reach, and whether there was only one, (T,)."""
+        if not self.supports_generation:
+            raise ConfigError(
+                f"generate: {self.model_type} cannot generate: it learned {self.objective}, with both sides of a "
+                "token in sight, and predicts no next token"
+            )
+        ids = asarray_1d_or_2d(input_ids)
+        if ids.size == 0:
+            raise ShapeError(f"generate: the prompt is empty, got {format_shape(tuple(ids.shape))}")
+        single = ids.ndim == 1
+        ids = self._ids("input_ids", ids[None] if single else ids)
+        check_ids("input_ids", ids, self.vocab_size)
+        return ids, self._generation_length(ids.shape[1], max_length, max_new_tokens), single
+
+    def _generation_length(self, prompt: int, max_length: int | None, max_new_tokens: int | None) -> int:
+        if (max_length is None) == (max_new_tokens is None):
+            raise ConfigError("generate: give either max_length (counting the prompt) or max_new_tokens")
+        for name, value in (("max_length", max_length), ("max_new_tokens", max_new_tokens)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise ConfigError(f"generate: {name} must be an integer >= 0, got {value!r}")
+        length = max_length if max_length is not None else prompt + (max_new_tokens or 0)
+        if length < prompt:
+            raise ConfigError(f"generate: max_length {length} is shorter than the prompt of {prompt} tokens")
+        if length > self.max_seq_len:
+            raise ShapeError(f"generate: length {length} is beyond max_seq_len {self.max_seq_len}")
+        return length
+
+    def _draw(
+        self,
+        ids: Array,
+        length: int,
+        greedy: bool,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        eos_token_id: int | None,
+        generator: Generator,
+        use_cache: bool,
+        evaluating: Callable[[], AbstractContextManager[None]],
+    ) -> Iterator[Array]:
+        xp = namespace(ids)
+        batch, start = ids.shape
+        caches = self.new_caches(length) if use_cache else None
+        done = [False] * batch
+        unseen = ids
+        for _ in range(start, length):
+            with evaluating():
+                logits = to_host(self.next_logits(unseen, caches))
+            chosen = choose_next(logits, greedy, temperature, top_k, top_p, generator)
+            if eos_token_id is not None:
+                chosen[done] = eos_token_id
+                done = [before or token == eos_token_id for before, token in zip(done, chosen, strict=True)]
+            yield chosen
+            if eos_token_id is not None and all(done):
+                return
+            new = to_device(chosen, device_of(ids))[:, None]
+            unseen = xp.concatenate([unseen, new], axis=1) if caches is None else new
 
 
-def keep_top_k(logits: Array, k: int) -> Array:
-    """All but the `k` largest logits of each row set to -inf; ties with the k-th stay.
-
-    Parameters
-    ----------
-    logits : (B, V)
-    """
-    xp = namespace(logits)
-    if k >= logits.shape[1]:
-        return logits
-    threshold = xp.partition(logits, -k, axis=1)[:, -k, None]
-    return xp.where(logits < threshold, -math.inf, logits)
-
-
-def keep_top_p(logits: Array, p: float) -> Array:
-    """Nucleus sampling (Holtzman et al., 2020): keep the fewest tokens whose probabilities reach `p`.
-
-    Parameters
-    ----------
-    logits : (B, V)
-    """
-    xp = namespace(logits)
-    order = xp.argsort(-logits, axis=1, kind="stable")
-    descending = xp.take_along_axis(logits, order, axis=1)
-    probs = xp.exp(descending - descending[:, :1])
-    probs /= probs.sum(axis=1, keepdims=True)
-    before = xp.cumsum(probs, axis=1) - probs  # a token is kept while those before it have not reached p
-    kept = xp.where(before < p, descending, -math.inf)
-    out = xp.empty_like(kept)
-    xp.put_along_axis(out, order, kept, axis=1)
-    return out
-
-
-def choose_next(
-    logits: Array,
-    greedy: bool,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: Generator,
-) -> Array:
-    """One token for each row of (B, V) logits on the host: (B,) int64.
-
-    Raises
-    ------
-    NonFiniteError
-        If the largest logit of a row is NaN or infinite. A logit of -inf is a token that is never chosen.
-    """
-    xp = namespace(logits)
-    if not bool(xp.isfinite(logits.max(axis=1)).all()):
-        raise NonFiniteError("generate: the logits of the next token are not finite; the weights hold NaN or infinity")
-    if greedy:
-        return logits.argmax(axis=1).astype(xp.int64)
-    logits = logits.astype(xp.float64)
-    # The likeliest is 0 at any temperature; far below the limit all others have probability 0 already.
-    scaled = (logits - logits.max(axis=1, keepdims=True)) / max(temperature, 1e-200)
-    if top_k is not None:
-        scaled = keep_top_k(scaled, top_k)
-    if top_p is not None and top_p < 1:
-        scaled = keep_top_p(scaled, top_p)
-    probs = xp.exp(scaled)
-    cumulative = xp.cumsum(probs, axis=1)
-    draws = to_host([[generator.random()] for _ in range(len(logits))]) * cumulative[:, -1:]
-    # The first token whose cumulative probability exceeds the draw; a token of probability 0 never is.
-    return (cumulative <= draws).sum(axis=1).astype(xp.int64)
+def asarray_1d_or_2d(ids: Any) -> Array:
+    """`ids`, given as an array or as lists, as an array of one or two axes."""
+    try:
+        ids = ids if hasattr(ids, "ndim") else asarray(ids)
+    except ValueError:
+        raise ShapeError("input_ids: the sequences of a batch must have one length") from None
+    if ids.ndim not in (1, 2):
+        raise ShapeError(f"input_ids: expected (batch, time) or (time,), got {format_shape(tuple(ids.shape))}")
+    return ids

@@ -18,13 +18,23 @@ class Run:
     ----------
     names : the parameters, in memory order
     data, grad : (N,), views
+    places, shapes : where in them each parameter lies, and its shape when the run was made
     state : one (N,) array for each of the optimizer's state names
     steps : updates done so far
     decay : whether weight decay applies
     """
 
-    def __init__(self, names: list[str], data: Array, grad: Array, places: dict[str, slice], decay: bool):
-        self.names, self.data, self.grad, self.places, self.decay = names, data, grad, places, decay
+    def __init__(
+        self,
+        names: list[str],
+        data: Array,
+        grad: Array,
+        places: dict[str, slice],
+        shapes: dict[str, tuple[int, ...]],
+        decay: bool,
+    ):
+        self.names, self.data, self.grad, self.decay = names, data, grad, decay
+        self.places, self.shapes = places, shapes
         self.state: dict[str, Array] = {}
         self.steps = 0
 
@@ -104,7 +114,7 @@ class Optimizer(ABC):
                 if not parameter.grad.flags.c_contiguous:
                     parameter.grad = namespace(parameter.grad).ascontiguousarray(parameter.grad)
             return [
-                Run([name], p.data.reshape(-1), p.grad.reshape(-1), {name: slice(0, p.size)}, p.decay)
+                Run([name], p.data.reshape(-1), p.grad.reshape(-1), {name: slice(0, p.size)}, {name: p.shape}, p.decay)
                 for name, p in self._named.items()
             ]
         runs = []
@@ -113,7 +123,8 @@ class Optimizer(ABC):
             if names:
                 start, end = flat.slices[names[0]].start, flat.slices[names[-1]].stop
                 places = {n: slice(flat.slices[n].start - start, flat.slices[n].stop - start) for n in names}
-                runs.append(Run(names, flat.data[start:end], flat.grad[start:end], places, decay))
+                shapes = {n: self._named[n].shape for n in names}
+                runs.append(Run(names, flat.data[start:end], flat.grad[start:end], places, shapes, decay))
         return runs
 
     def _split(self, run: Run) -> list[Run]:
@@ -128,6 +139,7 @@ class Optimizer(ABC):
                 run.data[place],
                 run.grad[place],
                 {name: slice(0, place.stop - place.start)},
+                {name: run.shapes[name]},
                 run.decay,
             )
             part.state = {key: values[place] for key, values in run.state.items()}
@@ -188,7 +200,7 @@ class Optimizer(ABC):
         for run in self._runs:
             for key, values in run.state.items():
                 for name in run.names:
-                    arrays[f"{name}.{key}"] = values[run.places[name]].reshape(self._named[name].shape)
+                    arrays[f"{name}.{key}"] = values[run.places[name]].reshape(run.shapes[name])
         return arrays
 
     def _restore(self, arrays: dict[str, Any], steps: dict[str, int]) -> None:
@@ -202,8 +214,11 @@ class Optimizer(ABC):
             for key in self.state_names:
                 run.state[key] = values = zeros_like(run.data)
                 for name in run.names:
-                    host = to_host(arrays[f"{name}.{key}"]).reshape(-1).astype(values.dtype, copy=False)
-                    values[run.places[name]] = to_device(host, device_of(values))
+                    host = to_host(arrays[f"{name}.{key}"]).astype(values.dtype, copy=False)
+                    place = values[run.places[name]].reshape(run.shapes[name])
+                    # A table of ids may have grown or shrunk: what both have is kept, and new rows begin at zero.
+                    common = tuple(slice(min(sizes)) for sizes in zip(host.shape, place.shape, strict=True))
+                    place[common] = to_device(host[common], device_of(values))
 
     def state_dict(self) -> dict[str, Any]:
         """``{"step", "steps", "hyperparameters", "arrays"}``; all plain data but ``arrays``."""
