@@ -2,6 +2,14 @@
 
 from .base import BaseLanguageModel, ModelOutput
 from .gpt2 import GPT2, GPT2Config
+from .recurrent import (
+    GRUConfig,
+    GRULanguageModel,
+    LSTMConfig,
+    LSTMLanguageModel,
+    RNNConfig,
+    RNNLanguageModel,
+)
 from .registry import (
     available_architectures,
     create_model,
@@ -18,7 +26,13 @@ __all__ = [
     "CustomTransformerConfig",
     "CustomTransformerWrapper",
     "GPT2Config",
+    "GRUConfig",
+    "GRULanguageModel",
+    "LSTMConfig",
+    "LSTMLanguageModel",
     "ModelOutput",
+    "RNNConfig",
+    "RNNLanguageModel",
     "available_architectures",
     "create_model",
     "create_model_from_config",

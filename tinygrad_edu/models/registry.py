@@ -15,7 +15,7 @@ Kind = TypeVar("Kind", bound="type[BaseLanguageModel]")
 
 _architectures: dict[str, type[BaseLanguageModel]] = {}
 #: Modules whose import registers the library's own architectures.
-_BUILT_IN = ("transformer", "gpt2")
+_BUILT_IN = ("transformer", "gpt2", "recurrent")
 
 
 def register_architecture(name: str) -> Callable[[Kind], Kind]:
