@@ -12,6 +12,7 @@ import tinygrad_edu as tg
 from tinygrad_edu import layers, losses
 from tinygrad_edu.backend import to_device, to_host
 from tinygrad_edu.check.cases import CASES, Case
+from tinygrad_edu.check.subject import to_list
 from tinygrad_edu.layers import Layer
 from tinygrad_edu.layers.base import Layer as Base
 
@@ -71,15 +72,25 @@ def run(case: Case, device: str, dtype: Any) -> dict[str, np.ndarray]:
     layer.to(device).astype(dtype)
 
     def place(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(place, value))
         if not hasattr(value, "dtype"):
             return value
         return to_device(value.astype(dtype) if value.dtype.kind == "f" else value, device)
 
-    y = layer(*map(place, inputs), **case.forward)
-    dy = np.random.default_rng(5).standard_normal(np.shape(to_host(y))).astype(dtype)
-    returned = layer.backward(to_device(dy, device) if dy.ndim else float(dy))
-    returned = returned if isinstance(returned, tuple) else (returned,)
-    found = {"y": to_host(y)} | {f"d{i}": to_host(dx) for i, dx in enumerate(returned) if dx is not None}
+    rng = np.random.default_rng(5)
+
+    def upstream(y: Any) -> Any:
+        if isinstance(y, tuple):
+            return tuple(map(upstream, y))
+        dy = rng.standard_normal(np.shape(to_host(y))).astype(dtype)
+        return to_device(dy, device) if dy.ndim else float(dy)
+
+    outputs = layer(*map(place, inputs), **case.forward)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    returned = to_list(layer.backward(*upstream(outputs)))
+    found = {f"y{i}": to_host(y) for i, y in enumerate(to_list(outputs))}
+    found |= {f"d{i}": to_host(dx) for i, dx in enumerate(returned) if dx is not None}
     return found | {name: to_host(parameter.grad) for name, parameter in layer.named_parameters()}
 
 

@@ -172,6 +172,4 @@ def _rename(subject: LayerSubject, names: Sequence[str]) -> None:
     """Call the inputs `names` in the report; calls by position are not touched."""
     if len(names) != subject.positional:
         raise ConfigError(f"names: {subject.name} got {subject.positional} inputs by position, {len(names)} names")
-    new = dict(zip(list(subject.inputs), names, strict=False))
-    for table in ("inputs", "values", "kinds"):
-        setattr(subject, table, {new.get(key, key): value for key, value in getattr(subject, table).items()})
+    subject.rename(dict(zip(list(subject.forms), names, strict=False)))

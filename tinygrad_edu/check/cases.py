@@ -5,152 +5,19 @@ A new layer adds a row, and gets every check: gradients, torch, contract, device
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .. import layers, losses
-from ..backend import Array, Generator, asarray, registered_ops, use
+from ..backend import asarray
 from ..layers.base import Layer
-from . import layer as check_layer
-from . import loss as check_loss
 from . import twins
-from .report import Report
+from .case import CLASSES, DIM, HEADS, Case, Draw, Inputs, Library
+from .recurrent_cases import RECURRENT
 
-
-class Library:
-    """Layers, losses and ops by name, for rows to build from; some may be replaced by one's own.
-
-    Parameters
-    ----------
-    mine : what stands in for the library's own, by name
-
-    Attributes
-    ----------
-    generator : for initial weights and for noise, seeded
-    """
-
-    def __init__(self, mine: Mapping[str, Any] | None = None, seed: int = 0):
-        self._mine = dict(mine or {})
-        self.generator = Generator(seed)
-
-    def __getattr__(self, name: str) -> Any:
-        for place in (self._mine, registered_ops(), layers.__dict__, losses.__dict__):
-            if name in place:
-                return place[name]
-        raise AttributeError(f"the library has no layer, loss or op named {name!r}")
-
-
-class Draw:
-    """Random inputs on the current device; floats stay 0.05 away from zero, where ReLU has its kink."""
-
-    def __init__(self, seed: int = 0):
-        self._rng = np.random.default_rng([seed, 3])
-
-    def normal(self, *shape: int, scale: float = 1.0) -> Array:
-        """Normal numbers, pushed away from zero."""
-        x = self._rng.standard_normal(shape)
-        return asarray(scale * (x + np.copysign(0.05, x)))
-
-    def ids(self, high: int, *shape: int) -> Array:
-        """Integers in [0, high); with enough of them some occur twice."""
-        return asarray(self._rng.integers(0, high, shape))
-
-    def targets(self, high: int, *shape: int, ignored: int) -> Array:
-        """Integers in [0, high), the first in memory order and some others replaced by `ignored`."""
-        ids = self._rng.integers(0, high, shape)
-        hidden = self._rng.random(shape) < 0.3
-        if ids.size > 1:
-            hidden.flat[0], hidden.flat[1] = True, False
-            ids[hidden] = ignored
-        return asarray(ids)
-
-    def mask(self, *shape: int) -> Array:
-        """Booleans, True for two thirds; the first along the last axis always is."""
-        seen = self._rng.random(shape) < 2 / 3
-        seen[..., :1] = True
-        return asarray(seen)
-
-    def padding(self, batch: int, time: int) -> Array:
-        """(B, 1, 1, T), False at the end of every sequence but the first."""
-        lengths = np.maximum(1, time - np.arange(batch) % time)
-        return asarray((np.arange(time) < lengths[:, None])[:, None, None, :])
-
-
-Inputs = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row.
-
-    Attributes
-    ----------
-    of : name of the class
-    build : makes the layer from a :class:`Library`
-    inputs : makes forward's positional inputs for a batch B and a length T
-    options : what is not the default here, in words
-    forward : further arguments of forward, by name
-    torch : makes the torch twin; None where there is none
-    loss : whether it is a loss, whose second input has no gradient
-    batched : whether examples of a batch are independent of each other
-    axes : names of axes
-    """
-
-    of: str
-    build: Callable[[Library], Layer]
-    inputs: Callable[[Draw, int, int], Inputs]
-    options: str = ""
-    forward: Mapping[str, Any] = field(default_factory=dict)
-    torch: Callable[[], Any] | None = None
-    loss: bool = False
-    batched: bool = True
-    axes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """``LayerNorm (eps=1e-3)``."""
-        return f"{self.of} ({self.options})" if self.options else self.of
-
-    def make(
-        self, batch: int = 3, time: int = 4, device: str = "cpu", seed: int = 0, mine: Any = None
-    ) -> tuple[Layer, Inputs]:
-        """The layer and its inputs, on `device`."""
-        with use(device):
-            return self.build(Library(mine, seed)), self.inputs(Draw(seed), batch, time)
-
-    def check(
-        self,
-        batch: int = 3,
-        time: int = 4,
-        *,
-        torch: bool = False,
-        device: str = "cpu",
-        mine: Mapping[str, Any] | None = None,
-        **settings: Any,
-    ) -> Report:
-        """Check this row.
-
-        Parameters
-        ----------
-        batch, time : lengths of the first two axes
-        torch : whether to add the torch column, where the row has a twin
-        mine : classes that stand in for the library's own, by name
-        settings : as in :func:`tinygrad_edu.check.layer`
-        """
-        layer, inputs = self.make(batch, time, device, settings.get("seed", 0), mine)
-        settings = {"axes": self.axes, "torch": self.torch() if torch and self.torch else None, **settings}
-        if self.loss:
-            report = check_loss(layer, inputs[0], inputs[1], **settings, **self.forward)
-        else:
-            report = check_layer(layer, *inputs, batched=self.batched, **settings, **self.forward)
-        report.name = self.name
-        return report
-
-
-CLASSES, DIM, HEADS = 5, 6, 2  # unequal to the usual batch 3 and time 4, so that no two axes can be confused
+__all__ = ["CASES", "DIM", "Case"]
 
 
 def _x(r: Draw, B: int, T: int) -> Inputs:
@@ -350,9 +217,7 @@ _LOSSES = [
 
 
 def _with_loss(case: Case) -> Case:
-    from dataclasses import replace
-
     return replace(case, loss=True, batched=False, axes=_LOGIT_AXES if case.of == "CrossEntropyLoss" else {})
 
 
-CASES: list[Case] = [*_ACTIVATIONS, *_SIMPLE, *_ATTENTION, *_BLOCKS, *map(_with_loss, _LOSSES)]
+CASES: list[Case] = [*_ACTIVATIONS, *_SIMPLE, *_ATTENTION, *_BLOCKS, *RECURRENT, *map(_with_loss, _LOSSES)]

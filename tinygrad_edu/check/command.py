@@ -13,7 +13,7 @@ import typer
 
 from ..errors import ConfigError, did_you_mean
 from . import cases, op_cases
-from .cases import Case
+from .case import Case
 from .op_cases import OpCase
 from .report import Report, show_error
 

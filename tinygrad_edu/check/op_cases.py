@@ -8,8 +8,9 @@ from typing import Any
 
 from ..backend import asarray, use
 from . import op as check_op
-from . import twins
-from .cases import _WEIGHTS, CLASSES, DIM, HEADS, Draw, Inputs, Library
+from . import recurrent_cases, twins
+from .case import CLASSES, DIM, HEADS, Draw, Inputs, Library
+from .cases import _WEIGHTS
 from .report import Report
 from .subject import OpSubject
 
@@ -229,6 +230,20 @@ def _gelu_slope(L: Library) -> Function:
     return lambda dy, x: dy * (2 / math.sqrt(math.pi)) * namespace(x).exp(-x * x)
 
 
+def _recurrent(name: str, options: str = "", **settings: Any) -> OpCase:
+    nonlinearity = settings.get("nonlinearity", "")
+    return OpCase(
+        name,
+        getattr(recurrent_cases, f"{name}_backward"),
+        recurrent_cases.op_inputs(name, **settings),
+        ", ".join(filter(None, [nonlinearity, options])),
+        getattr(recurrent_cases, f"{name}_forward"),
+        twins.recurrence(name, nonlinearity),
+        covers=(f"{name}_backward",),
+    )
+
+
+_RECURRENCES = (("rnn", "tanh"), ("lstm", ""), ("gru", ""))
 _SCALE = 0.7
 _MASKED: dict[str, Any] = {"torch": _attention_torch(_SCALE)}
 
@@ -277,6 +292,11 @@ OP_CASES: list[OpCase] = [
            linear=("v",)),
     OpCase("attention", "attention_backward",
            lambda r, B, T: (*_qkv(r, B, T), r.padding(B, T) & False, False, _SCALE), "nothing to see", linear=("v",)),
+    *(_recurrent(name, nonlinearity=how) for name, how in (*_RECURRENCES, ("rnn", "relu"))),
+    *(_recurrent(name, "lengths", lengths=True, nonlinearity=how) for name, how in _RECURRENCES),
+    *(_recurrent(name, "reverse, lengths", lengths=True, reverse=True, nonlinearity=how)
+      for name, how in _RECURRENCES),
+    *(_recurrent(name, "reverse, no bias", reverse=True, bias=False, nonlinearity=how) for name, how in _RECURRENCES),
     OpCase("cross_entropy", "cross_entropy_backward", lambda r, B, T: (*_rows(r, B, T), None, -100, 0.0),
            wrt=("logits",), torch=lambda: _cross_entropy_torch),
     OpCase("cross_entropy", "cross_entropy_backward",

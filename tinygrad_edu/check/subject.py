@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,31 @@ def is_float_array(value: Any) -> bool:
 
 
 def to_list(result: Any) -> list[Any]:
-    """What a forward or backward returned, as a list: nothing, one thing, or several."""
-    if result is None:
-        return []
-    return list(result) if isinstance(result, tuple | list) else [result]
+    """What a forward or backward returned, as a list: nothing, one thing, or several, tuples in tuples laid flat."""
+    return [] if result is None else list(_leaves(result))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def nest(like: Any, leaves: Iterator[Any]) -> Any:
+    """The next of `leaves` in place of those of `like`, tuples where it has tuples or lists."""
+    if isinstance(like, tuple | list):
+        return tuple(nest(item, leaves) for item in like)
+    return next(leaves)
+
+
+def _spread(name: str, value: Any) -> tuple[Any, dict[str, Any]]:
+    """A tuple that holds arrays as one value each: the names of its parts, nested as they are, and parts by name."""
+    if not (isinstance(value, tuple | list) and any(map(is_array, _leaves(value)))):
+        return name, {name: value}
+    parts = [_spread(f"{name}[{i}]", item) for i, item in enumerate(value)]
+    return tuple(form for form, _ in parts), {key: item for _, found in parts for key, item in found.items()}
 
 
 def on_host(x: Any) -> np.ndarray:
@@ -62,7 +84,9 @@ class Subject(ABC):
     Attributes
     ----------
     name : what reports call it
-    inputs : the arguments of forward by name, as the caller gave them (constants too)
+    inputs : the arguments of forward by name, as the caller gave them (constants too); a tuple of arrays, such as
+        the state of an LSTM, is one input for each, ``state[0]`` and ``state[1]``
+    forms : for each argument of forward the name of its input, or a tuple of names
     values : the float64 values that are differentiated: inputs in forward's order, then parameters
     kinds : ``"input"`` or ``"parameter"`` for each of `values`
     dtype : the element type it computes in
@@ -76,19 +100,34 @@ class Subject(ABC):
 
     def __init__(self, name: str, inputs: dict[str, Any], wrt: Iterable[str] | None, dtype: str, device: str):
         self.name, self.dtype, self.device = name, dtype, device
-        self.inputs = inputs
-        floats = [key for key, value in inputs.items() if is_float_array(value)]
+        self.forms: dict[str, Any] = {}
+        self.inputs: dict[str, Any] = {}
+        for key, value in inputs.items():
+            self.forms[key], parts = _spread(key, value)
+            self.inputs |= parts
+        floats = [key for key, value in self.inputs.items() if is_float_array(value)]
         if wrt is None:
             chosen = floats
         else:
-            chosen = list(wrt)
+            chosen = [leaf for key in wrt for leaf in _leaves(self.forms.get(key, key))]
             wrong = [key for key in chosen if key not in floats]
             if wrong:
                 raise ConfigError(
                     f"wrt: {name} has no floating-point input named {', '.join(map(repr, wrong))}; has {floats}"
                 )
-        self.values: Values = {key: on_host(inputs[key]) for key in inputs if key in chosen}
+        self.values: Values = {key: on_host(value) for key, value in self.inputs.items() if key in chosen}
         self.kinds = dict.fromkeys(self.values, "input")
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call some arguments otherwise in the report."""
+
+        def new(name: str) -> str:
+            key = name.partition("[")[0]
+            return names.get(key, key) + name.removeprefix(key)
+
+        self.forms = {new(key): nest(form, map(new, _leaves(form))) for key, form in self.forms.items()}
+        for table in ("inputs", "values", "kinds"):
+            setattr(self, table, {new(key): value for key, value in getattr(self, table).items()})
 
     def place(self, value: Any) -> Any:
         """A fresh copy of an argument on this subject's device; floating-point arrays in its type."""
@@ -100,6 +139,12 @@ class Subject(ABC):
     def arguments(self, values: Values) -> dict[str, Any]:
         """Forward's arguments, with those that are differentiated taken from `values`."""
         return {key: self.place(values.get(key, value)) for key, value in self.inputs.items()}
+
+    def gather(self, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """What forward is called with, by position and by name: tuples put together again."""
+        whole = {key: nest(form, (arguments[part] for part in _leaves(form))) for key, form in self.forms.items()}
+        items = list(whole.items())
+        return [value for _, value in items[: self.positional]], dict(items[self.positional :])
 
     def place_upstream(self, upstream: list[np.ndarray]) -> list[Any]:
         """Gradients of the outputs on this subject's device; that of a number is a number."""
@@ -219,15 +264,17 @@ class LayerSubject(Subject):
 
     def call(self, arguments: dict[str, Any]) -> Any:
         """Forward of the layer as it stands."""
-        items = list(arguments.items())
-        positional = [value for _, value in items[: self.positional]]
-        return self.layer(*positional, **dict(items[self.positional :]))
+        positional, named = self.gather(arguments)
+        outputs = self.layer(*positional, **named)
+        whole = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        self._output_form = nest(whole, itertools.repeat(None))
+        return outputs
 
     def call_backward(self, upstream: list[Any]) -> list[Any]:
         """Backward of the layer as it stands."""
         if not self.takes_upstream:
             return to_list(self.layer.backward())
-        return to_list(self.layer.backward(*upstream))
+        return to_list(self.layer.backward(*nest(self._output_form, iter(upstream))))
 
     def forward(self, values: Values) -> list[np.ndarray]:
         self.load(values)
@@ -295,9 +342,8 @@ class OpSubject(Subject):
 
     def call(self, arguments: dict[str, Any]) -> list[Any]:
         """All results of forward; the first is the output, the others are kept for backward."""
-        items = list(arguments.items())
-        positional = [value for _, value in items[: self.positional]]
-        return to_list(self._forward(*positional, **dict(items[self.positional :])))
+        positional, named = self.gather(arguments)
+        return to_list(self._forward(*positional, **named))
 
     def call_backward(self, upstream: list[Any], arguments: dict[str, Any], results: list[Any]) -> list[Any]:
         """Call backward with what its parameters' names ask for."""

@@ -80,9 +80,8 @@ class Twin:
                 host = np.array(to_host(value))
                 value = torch.from_numpy(host.astype(np.float64) if host.dtype.kind == "f" else host)
             arguments[key] = value
-        named = list(arguments.items())[self._subject.positional :]  # given by name here, so by name there
-        positional = list(arguments.values())[: self._subject.positional]
-        outputs = to_list(self._call(*positional, **dict(named)))
+        positional, named = self._subject.gather(arguments)  # given by name here, so by name there
+        outputs = to_list(self._call(*positional, **named))
         if len(outputs) != len(upstream):
             raise ConfigError(
                 f"torch: the twin returned {len(outputs)} arrays, {self._subject.name} returned {len(upstream)}"

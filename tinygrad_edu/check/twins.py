@@ -184,3 +184,51 @@ def squared_error(reduction: str = "mean", weight: Any = None) -> Callable[[], T
         return call
 
     return build
+
+
+def recurrent(name: str, *args: Any, **kwargs: Any) -> Callable[[], Twin]:
+    """torch.nn.RNN, LSTM or GRU, batch first; sequences of other lengths packed, and padded again."""
+
+    def call(m: Any, x: Any, state: Any = None, lengths: Any = None) -> Any:
+        from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+        if lengths is None:
+            return m(x, state)
+        first = m.batch_first
+        y, state = m(pack_padded_sequence(x, lengths, first, enforce_sorted=False), state)
+        return pad_packed_sequence(y, first, total_length=x.shape[1 if first else 0])[0], state
+
+    return lambda: (module(name, *args, **{"batch_first": True, **kwargs})(), call)
+
+
+def recurrence(name: str, nonlinearity: str = "") -> Callable[[], Twin]:
+    """torch's functions for one layer of one direction, sequence by sequence: no padding, and turned round for reverse.
+
+    Arguments are those of this library's op; outputs, final states and cells lie one after the other.
+    """
+
+    def build() -> Twin:
+        import torch
+
+        run = getattr(torch, {"rnn": f"rnn_{nonlinearity}"}.get(name, name))
+        count = 2 if name == "lstm" else 1
+
+        def call(x: Any, *rest: Any) -> Any:
+            initial, weights = rest[:count], [w for w in rest[count : count + 4] if w is not None]
+            lengths, reverse = rest[count + 4 : count + 6]
+            sequences, ends = [], []
+            for b in range(x.shape[1]):
+                length = x.shape[0] if lengths is None else int(lengths[b])
+                one = x[:length, b : b + 1]
+                begin = [state[None, b : b + 1] for state in initial]
+                given = begin if count == 2 else begin[0]
+                how = (weights, len(weights) == 4, 1, 0.0, False, False, False)
+                y, *end = run(one.flip(0) if reverse else one, given, *how)
+                y = y.flip(0) if reverse else y
+                sequences.append(torch.nn.functional.pad(y, (0, 0, 0, 0, 0, x.shape[0] - length)))
+                ends.append(torch.cat(end))  # (1 or 2, 1, H)
+            return torch.cat([torch.cat(sequences, dim=1), torch.cat(ends, dim=1)])
+
+        return call
+
+    return build
