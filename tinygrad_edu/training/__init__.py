@@ -13,6 +13,7 @@ from ..storage import (
 from .callbacks import Callback, StepReport
 from .config import RunConfig, TrainingSection, dump_config, load_config, make_config
 from .evaluation import evaluate_language_model
+from .foundry_schema import FoundryConfig
 from .history import JsonlHistory, read_history
 from .progress import ProgressBar
 from .resume import ResumeWarning
@@ -22,6 +23,7 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "CheckpointWarning",
+    "FoundryConfig",
     "JsonlHistory",
     "ProgressBar",
     "ResumeWarning",

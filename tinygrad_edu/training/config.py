@@ -16,7 +16,17 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ..errors import ConfigError, did_you_mean
-from .schema import DataSection, ModelSection, RunConfig, TokenizerSection, TrainingSection
+from .schema import (
+    BaseConfig,
+    DataSection,
+    ModelSection,
+    RunConfig,
+    TokenizerSection,
+    TrainingSection,
+    field_paths,
+    leaves,
+    section_type,
+)
 from .yaml_reader import read_yaml
 
 __all__ = [
@@ -31,7 +41,7 @@ __all__ = [
     "make_config",
 ]
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config", bound=BaseConfig)
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -45,14 +55,20 @@ class _Sources:
     lines: Mapping[str, int] = field(default_factory=dict)
     overrides: dict[str, str] = field(default_factory=dict)
 
-    def place(self, path: str) -> str:
-        """``config.yaml, line 3: model.d_model`` or ``override model.d_model=0``."""
-        for known, text in self.overrides.items():
-            if path == known or path.startswith(f"{known}["):
-                return f"override {text}"
+    def place(self, path: str, *others: str) -> str:
+        """``config.yaml, line 3: model.d_model`` or ``override model.d_model=0``.
+
+        Of a setting that was not given itself, the place is that of the first of `others` that was.
+        """
         plain = path.partition("[")[0]
-        line = self.lines.get(plain)
-        return f"{self.where}, line {line}: {path}" if line else f"{self.where}: {path}"
+        if plain in self.overrides:
+            return f"override {self.overrides[plain]}"
+        for given in (plain, *others):
+            if given in self.overrides:
+                return f"override {self.overrides[given]}: {path}"
+            if given in self.lines:
+                return f"{self.where}, line {self.lines[given]}: {path}"
+        return f"{self.where}: {path}"
 
 
 def load_config(
@@ -90,10 +106,9 @@ def make_config(
 ) -> Config:
     """As :func:`load_config`, from values already read; `mistakes` made there are reported with the rest."""
     sources, wrong = _Sources(where, lines or {}), list(mistakes)
-    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    for section in schema.model_fields:
-        if merged.get(section, ...) is None:  # 'training:' with nothing below it
-            del merged[section]
+    if renewed := schema.in_new_form(values):
+        raise ConfigError(_in_sections(*renewed, sources, wrong))
+    merged = _filled(values, schema)
     wrong += _apply_overrides(merged, overrides, schema, sources)
     bad_paths: set[str] = set()
     try:
@@ -103,12 +118,36 @@ def make_config(
             if detail["type"] != "rules":
                 path = _dotted(detail["loc"])
                 bad_paths.add(path.partition("[")[0])
-                wrong.append(f"{sources.place(path)}: {_explain(detail, schema)}")
+                wrong.append(f"{sources.place(path)}: {_explain(detail, schema, merged)}")
         wrong += _broken_rules(merged, schema, bad_paths, sources)
     if wrong:
         count = "1 mistake" if len(wrong) == 1 else f"{len(wrong)} mistakes"
         raise ConfigError(f"{count} in the configuration:\n  " + "\n  ".join(wrong))
     return config
+
+
+def _filled(values: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """A copy whose sections can be written to. One with nothing below it, or absent but needed, is an empty one."""
+    copy = dict(values)
+    for name, about in schema.model_fields.items():
+        inner = section_type(about.annotation)
+        if inner is None:
+            continue
+        if copy.get(name, None if about.is_required() else ...) is None:
+            copy[name] = {}
+        if isinstance(copy.get(name), Mapping):
+            copy[name] = _filled(copy[name], inner)
+    return copy
+
+
+def _in_sections(
+    values: Mapping[str, Any], notes: Iterable[tuple[str, str]], sources: _Sources, mistakes: Sequence[str]
+) -> str:
+    """The message about a config in an old form, which holds the new one, to paste."""
+    text = f"{sources.where}: an old, flat configuration; settings now stand in sections. The same, to paste:\n\n"
+    text += _as_yaml(values).rstrip()
+    told = [f"{sources.place(path)}: {reason}" for path, reason in notes]
+    return "\n  ".join([f"{text}\n\nTo look at:", *told, *mistakes]) if told or mistakes else text
 
 
 def _dotted(location: Sequence[str | int]) -> str:
@@ -131,17 +170,19 @@ _PLAIN_WORDS = {
 }
 
 
-def _explain(detail: Any, schema: type[RunConfig]) -> str:
+def _explain(detail: Any, schema: type[BaseConfig], values: Mapping[str, Any]) -> str:
     """What was found and what was wanted, from one of pydantic's error records."""
     location, found = detail["loc"], _show(detail["input"])
     if detail["type"] == "extra_forbidden":
         *section, name = location
-        allowed = list(_fields_of(schema, str(section[0]))) if section else list(schema.model_fields)
-        elsewhere = [path for path in _field_paths(schema) if path.rpartition(".")[2] == name]
-        hint = f" Did you mean {elsewhere[0]!r}?" if elsewhere else did_you_mean(str(name), allowed)
+        allowed = list(_fields_at(schema, section))
+        hint = _meant_by(name, schema, values) or did_you_mean(name, allowed)
         return f"unknown key.{hint}" if hint else f"unknown key; wanted one of {', '.join(allowed)}"
+    if detail["type"] == "missing":
+        about = None if isinstance(location[-1], int) else _fields_at(schema, location[:-1])[location[-1]].description
+        return f"missing; wanted {about}" if about else "missing"
     if detail["type"] == "model_type":
-        return f"found {found}, wanted keys below it: {', '.join(_fields_of(schema, str(location[0])))}"
+        return f"found {found}, wanted keys below it: {', '.join(_fields_at(schema, location))}"
     if detail["type"] == "literal_error":
         expected = str(detail["ctx"]["expected"])
         near = did_you_mean(str(detail["input"]), [o.strip("'") for o in expected.replace(" or ", ", ").split(", ")])
@@ -161,39 +202,53 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _fields_of(schema: type[RunConfig], section: str) -> Mapping[str, Any]:
-    annotation = schema.model_fields[section].annotation
-    return annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
+def _meant_by(name: str, schema: type[BaseConfig], values: Mapping[str, Any]) -> str:
+    """`` Did you mean 'training.seed'?`` where a setting of that name has its place elsewhere."""
+    same = [path for path in field_paths(schema) if path.rpartition(".")[2] == name]
+    meant = schema.meant_by(name, values) or (same[0] if same else None)
+    return f" Did you mean {meant!r}?" if meant else ""
 
 
-def _field_paths(schema: type[RunConfig]) -> list[str]:
-    return [f"{section}.{name}" for section in schema.model_fields for name in _fields_of(schema, section)]
+def _fields_at(schema: type[BaseModel], location: Sequence[Any]) -> Mapping[str, Any]:
+    """Names and fields of the section at `location`."""
+    for part in location:
+        inner = section_type(schema.model_fields[part].annotation)
+        if inner is None:
+            return {}
+        schema = inner
+    return schema.model_fields
 
 
-def _broken_rules(merged: Mapping[str, Any], schema: type[RunConfig], bad: set[str], sources: _Sources) -> list[str]:
+def _broken_rules(merged: Mapping[str, Any], schema: type[BaseConfig], bad: set[str], sources: _Sources) -> list[str]:
     """The rules whose fields are all right by themselves, on the values given or else the defaults."""
-    view = SimpleNamespace()
-    for section in schema.model_fields:
-        given = merged.get(section)
-        given = given if isinstance(given, Mapping) else {}
-        fields = _fields_of(schema, section)
-        setattr(view, section, SimpleNamespace(**{n: given.get(n, f.get_default()) for n, f in fields.items()}))
-    found = []
+    view, found = _view(merged, schema), []
     for paths, rule in schema.rules:
-        touched = {path.partition(".")[0] for path in paths} | set(paths)
+        touched = {".".join(path.split(".")[:depth]) for path in paths for depth in range(1, path.count(".") + 2)}
         if not touched & bad and (text := rule(view)):
-            found.append(f"{sources.place(paths[0])}: {text}")
+            found.append(f"{sources.place(*paths)}: {text}")
     return found
+
+
+def _view(given: Any, schema: type[BaseModel]) -> SimpleNamespace:
+    """Values as attributes; a section that is neither given nor there by default is None."""
+    given, view = given if isinstance(given, Mapping) else {}, SimpleNamespace()
+    for name, about in schema.model_fields.items():
+        inner = section_type(about.annotation)
+        if inner is None or (name not in given and about.get_default() is None):
+            setattr(view, name, given.get(name, about.get_default()))
+        else:
+            setattr(view, name, _view(given.get(name), inner))
+    return view
 
 
 # -- overrides -------------------------------------------------------------------------------------
 
 
 def _apply_overrides(
-    merged: dict[str, Any], overrides: Iterable[str], schema: type[RunConfig], sources: _Sources
+    merged: dict[str, Any], overrides: Iterable[str], schema: type[BaseConfig], sources: _Sources
 ) -> list[str]:
     """Set each override in `merged`; what is wrong with their form or name is returned."""
-    wrong, paths = [], _field_paths(schema)
+    wrong, paths = [], list(field_paths(schema))
     for text in overrides:
         path, equals, value = text.partition("=")
         path = path.strip()
@@ -202,16 +257,16 @@ def _apply_overrides(
         elif path in sources.overrides:
             wrong.append(f"override {text}: {path} was given before, as {sources.overrides[path]}")
         elif path not in paths:
-            same = [known for known in paths if known.rpartition(".")[2] == path.rpartition(".")[2]]
-            hint = f" Did you mean {same[0]!r}?" if same else did_you_mean(path, paths)
+            hint = _meant_by(path.rpartition(".")[2], schema, merged) or did_you_mean(path, paths)
             wrong.append(f"override {text}: unknown key {path!r}.{hint} Keys look like training.max_steps")
         else:
             sources.overrides[path] = text
-            section, name = path.split(".")
-            annotation = _fields_of(schema, section)[name].annotation
-            if not isinstance(merged.setdefault(section, {}), dict):
-                continue  # the section itself is a mistake, told elsewhere
-            merged[section][name] = _parse(value.strip(), annotation)
+            *sections, name = path.split(".")
+            place: Any = merged
+            for section in sections:
+                place = place.setdefault(section, {}) if isinstance(place, dict) else None
+            if isinstance(place, dict):  # if not, the section itself is a mistake, told elsewhere
+                place[name] = _parse(value.strip(), _fields_at(schema, sections)[name].annotation)
     return wrong
 
 
@@ -224,7 +279,8 @@ def _parse(text: str, annotation: Any) -> Any:
         return text
     if text.startswith("["):
         inner = text.removeprefix("[").removesuffix("]")
-        return [_parse(part.strip(), float) for part in inner.split(",")]
+        parts = [part.strip() for part in inner.split(",")] if inner.strip() else []
+        return [part.strip("'\"") if _holds_text(annotation) else _parse(part, float) for part in parts]
     for convert in (int, float, {"true": True, "false": False}.__getitem__):
         try:
             return convert(text)
@@ -233,23 +289,30 @@ def _parse(text: str, annotation: Any) -> Any:
     return text
 
 
+def _holds_text(annotation: Any) -> bool:
+    return annotation is str or any(_holds_text(part) for part in get_args(annotation))
+
+
 # -- writing and comparing -------------------------------------------------------------------------
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: BaseConfig) -> str:
     """YAML of every setting, defaults included; reads back as the same config."""
+    return _as_yaml(config.model_dump(mode="json"))
+
+
+def _as_yaml(values: Mapping[str, Any]) -> str:
     import yaml
 
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+    return yaml.safe_dump(values, sort_keys=False, width=100)
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
     """What differs between two configs as plain values: ``training.seed: 0 before, 1 now``, and so on."""
-    skip, found = set(ignore), []
-    for section in sorted({*old, *new}):
-        before, after = old.get(section) or {}, new.get(section) or {}
-        for name in sorted({*before, *after}):
-            path = f"{section}.{name}"
-            if path not in skip and before.get(name) != after.get(name):
-                found.append(f"{path}: {_show(before.get(name))} before, {_show(after.get(name))} now")
-    return found
+    before, after = dict(leaves(old)), dict(leaves(new))
+    paths = sorted({*before, *after} - set(ignore))
+    return [
+        f"{path}: {_show(before.get(path))} before, {_show(after.get(path))} now"
+        for path in paths
+        if before.get(path) != after.get(path)
+    ]

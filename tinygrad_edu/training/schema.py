@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from ..errors import did_you_mean
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 #: YAML has lists where Python has tuples.
@@ -21,8 +23,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
-class ModelSection(Section):
-    """The transformer's shape."""
+class TransformerShape(Section):
+    """What all transformers have."""
 
     d_model: int = Field(default=128, ge=1, description="width of the model")
     n_blocks: int = Field(default=4, ge=1, description="number of transformer blocks")
@@ -30,8 +32,6 @@ class ModelSection(Section):
     d_ffn: int | None = Field(
         default=None, ge=1, description="width inside the feed-forward part; 4 * d_model if not given"
     )
-    max_seq_len: int = Field(default=128, ge=2, description="longest sequence that the model can take, in tokens")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
     position: Literal["learned", "sinusoidal", "rotary", "none"] = Field(
         default="learned", description="position encoding"
     )
@@ -41,6 +41,13 @@ class ModelSection(Section):
     )
     tied_head: bool = Field(default=True, description="output matrix = token embedding")
     init_std: float = Field(default=0.02, gt=0, description="standard deviation of the initial weights")
+
+
+class ModelSection(TransformerShape):
+    """The transformer of the project custom_transformer."""
+
+    max_seq_len: int = Field(default=128, ge=2, description="longest sequence that the model can take, in tokens")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
 
 
 class DataSection(Section):
@@ -125,22 +132,129 @@ class TrainingSection(Section):
     output_dir: str = Field(default="runs", min_length=1, description="where run folders go")
 
 
-#: A rule between fields: the fields it looks at, and what is wrong (None if nothing is).
+# -- sections as a tree ----------------------------------------------------------------------------
+
+
+def section_type(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, be it optional; None for a plain value."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def field_paths(schema: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Dotted paths of all plain values that a config may hold, in order."""
+    for name, field in schema.model_fields.items():
+        inner = section_type(field.annotation)
+        if inner is None:
+            yield above + name
+        else:
+            yield from field_paths(inner, f"{above}{name}.")
+
+
+def leaves(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each setting in nested mappings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+# -- rules -----------------------------------------------------------------------------------------
+
+#: A rule between fields: the fields that it looks at, the one that it speaks of first, and what is wrong (or None).
 Rule = tuple[tuple[str, ...], Callable[[Any], str | None]]
 
 
-def _rule(paths: Sequence[str], holds: Callable[[Any], bool], message: str) -> Rule:
-    """A rule whose message may use the fields, as in ``{model.d_model}``."""
+def rule(paths: Sequence[str], holds: Callable[[Any], bool], message: str) -> Rule:
+    """A rule whose message may use the fields, as in ``{model.d_model}``.
+
+    Rules see a config whose fields are right by themselves, but raw: a list may stand for a tuple. A rule is
+    left out where one of its `paths` has a mistake of its own, so these must name all that it reads.
+    """
     return tuple(paths), lambda c: None if holds(c) else message.format(**vars(c))
 
 
-def _known_tokenizer(name: str) -> bool:
-    """A misspelt name must not become a search on the hub."""
-    return name in ("bpe", "gpt2") or "/" in name or Path(name).expanduser().exists()
+def tokenizer_rule(*kinds: str) -> Rule:
+    """The type is one of `kinds` or leads to a tokenizer: a misspelt name must not become a search on the hub."""
+
+    def check(config: Any) -> str | None:
+        name = config.tokenizer.type
+        if name in kinds or "/" in name or os.path.exists(os.path.expanduser(name)):
+            return None
+        listed = ", nor ".join(kinds)
+        return (
+            f"{name!r} is neither {listed}, nor a file or folder, nor a hub name with a '/'.{did_you_mean(name, kinds)}"
+        )
+
+    return ("tokenizer.type",), check
 
 
-class RunConfig(Section):
-    """All settings of a run. Further projects subclass it, with more sections and more :attr:`rules`."""
+#: Rules on data and training that hold for every project.
+COMMON_RULES: tuple[Rule, ...] = (
+    rule(
+        ("data.max_length", "model.max_seq_len"),
+        lambda c: c.data.max_length <= c.model.max_seq_len,
+        "{data.max_length} is longer than model.max_seq_len {model.max_seq_len}",
+    ),
+    rule(
+        ("data.subset_size", "data.use_subset"),
+        lambda c: not c.data.use_subset or c.data.subset_size is not None,
+        "use_subset is true, so a number of documents is wanted",
+    ),
+    rule(
+        ("data.text_column", "data.dataset"),
+        lambda c: c.data.text_column in (None, "text") or c.data.dataset != "python-docs",
+        "python-docs has no columns; leave text_column out",
+    ),
+    rule(
+        ("training.min_learning_rate", "training.learning_rate"),
+        lambda c: c.training.min_learning_rate <= c.training.learning_rate,
+        "{training.min_learning_rate} is above learning_rate {training.learning_rate}",
+    ),
+    rule(
+        ("training.warmup_steps", "training.max_steps"),
+        lambda c: (
+            None in (c.training.max_steps, c.training.warmup_steps) or c.training.warmup_steps <= c.training.max_steps
+        ),
+        "{training.warmup_steps} is more than max_steps {training.max_steps}",
+    ),
+    rule(
+        ("training.early_stopping_patience", "training.eval_every"),
+        lambda c: c.training.early_stopping_patience is None or c.training.eval_every is not None,
+        "{training.early_stopping_patience} evaluations are waited for, but eval_every is null: there are none",
+    ),
+)
+
+
+class BaseConfig(Section):
+    """Base of the settings of a project: its fields are sections, and :attr:`rules` hold between them."""
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def meant_by(cls, name: str, values: Mapping[str, Any]) -> str | None:
+        """Path of the setting that an unknown key `name` means elsewhere, in a config that holds `values`."""
+        return None
+
+    @classmethod
+    def in_new_form(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]] | None:
+        """If `values` have a form of former times: the same in today's, and paths not taken over, with the reason."""
+        return None
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        view = SimpleNamespace(**{name: getattr(self, name) for name in type(self).model_fields})
+        broken = [f"{paths[0]}: {text}" for paths, check in self.rules if (text := check(view))]
+        if broken:
+            raise PydanticCustomError("rules", "{broken}", {"broken": "; ".join(broken)})
+        return self
+
+
+class RunConfig(BaseConfig):
+    """All settings of the project custom_transformer."""
 
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
@@ -148,60 +262,16 @@ class RunConfig(Section):
     training: TrainingSection = TrainingSection()
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        _rule(
+        rule(
             ("model.d_model", "model.n_heads"),
             lambda c: c.model.d_model % c.model.n_heads == 0,
             "{model.d_model} is not a multiple of n_heads {model.n_heads}",
         ),
-        _rule(
+        rule(
             ("model.position", "model.d_model", "model.n_heads"),
             lambda c: c.model.position != "rotary" or c.model.d_model // c.model.n_heads % 2 == 0,
             "rotary wants an even d_model / n_heads, found {model.d_model} / {model.n_heads}",
         ),
-        _rule(
-            ("data.max_length", "model.max_seq_len"),
-            lambda c: c.data.max_length <= c.model.max_seq_len,
-            "{data.max_length} is longer than model.max_seq_len {model.max_seq_len}",
-        ),
-        _rule(
-            ("data.subset_size", "data.use_subset"),
-            lambda c: not c.data.use_subset or c.data.subset_size is not None,
-            "use_subset is true, so a number of documents is wanted",
-        ),
-        _rule(
-            ("data.text_column", "data.dataset"),
-            lambda c: c.data.text_column in (None, "text") or c.data.dataset != "python-docs",
-            "python-docs has no columns; leave text_column out",
-        ),
-        _rule(
-            ("tokenizer.type",),
-            lambda c: _known_tokenizer(c.tokenizer.type),
-            "{tokenizer.type!r} is neither bpe, nor gpt2, nor a file or folder, nor a hub name with a '/'",
-        ),
-        _rule(
-            ("training.min_learning_rate", "training.learning_rate"),
-            lambda c: c.training.min_learning_rate <= c.training.learning_rate,
-            "{training.min_learning_rate} is above learning_rate {training.learning_rate}",
-        ),
-        _rule(
-            ("training.warmup_steps", "training.max_steps"),
-            lambda c: (
-                None in (c.training.max_steps, c.training.warmup_steps)
-                or c.training.warmup_steps <= c.training.max_steps
-            ),
-            "{training.warmup_steps} is more than max_steps {training.max_steps}",
-        ),
-        _rule(
-            ("training.early_stopping_patience", "training.eval_every"),
-            lambda c: c.training.early_stopping_patience is None or c.training.eval_every is not None,
-            "{training.early_stopping_patience} evaluations are waited for, but eval_every is null: there are none",
-        ),
+        tokenizer_rule("bpe", "gpt2"),
+        *COMMON_RULES,
     )
-
-    @model_validator(mode="after")
-    def _check_rules(self) -> RunConfig:
-        view = SimpleNamespace(**{name: getattr(self, name) for name in type(self).model_fields})
-        broken = [f"{paths[0]}: {text}" for paths, rule in self.rules if (text := rule(view))]
-        if broken:
-            raise PydanticCustomError("rules", "{broken}", {"broken": "; ".join(broken)})
-        return self

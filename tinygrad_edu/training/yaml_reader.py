@@ -81,7 +81,7 @@ def parse_yaml(text: str, where: str = "config") -> YamlDocument:
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{place}: not readable as YAML: {problem}") from None
     except RecursionError:
-        raise ConfigError(f"{where}: nested too deeply; a config has two levels") from None
+        raise ConfigError(f"{where}: nested too deeply; a config has three levels") from None
     if node is None:
         return document
     if not isinstance(node, yaml.MappingNode):
@@ -138,7 +138,7 @@ class _Builder:
 
         if depth > _DEPTH_LIMIT:
             raise ConfigError(
-                f"{self.where}, line {node.start_mark.line + 1}: nested too deeply; a config has two levels"
+                f"{self.where}, line {node.start_mark.line + 1}: nested too deeply; a config has three levels"
             )
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
