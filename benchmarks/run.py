@@ -19,6 +19,9 @@ from rich.console import Console
 
 from bench import report
 from bench.process import BENCHMARKS, ROOT, BenchmarkError, drop_pins, machine, run_worker, save
+from bench.recurrent import GATES, Recurrence
+from bench.recurrent import Plan as RecurrentPlan
+from bench.recurrent import run as run_recurrent
 from bench.summary import flatness
 from bench.transformer import Plan
 from bench.transformer import run as run_transformer
@@ -307,6 +310,47 @@ def ops(
         raise BenchmarkError(
             f"kernels differ from their ops by more than {OPS_TOLERANCE[dtype]:.0e}: {', '.join(wrong)}"
         )
+
+
+@app.command()
+def recurrent(
+    kinds: Annotated[list[str] | None, typer.Argument(help="rnn, lstm, gru; all if none.")] = None,
+    batch: Batch = 32,
+    time: Annotated[int, typer.Option(help="Steps T of a sequence.", min=1)] = 64,
+    width: Annotated[int, typer.Option(help="Of input and state.", min=1)] = 256,
+    layers: Annotated[int, typer.Option(help="Layers.", min=1)] = 1,
+    bidirectional: Annotated[bool, typer.Option("--bidirectional", help="Both directions.")] = False,
+    lengths: Annotated[bool, typer.Option("--lengths", help="Sequences of lengths from T/2 to T.")] = False,
+    inference: Annotated[bool, typer.Option("--inference", help="The forward pass alone.")] = False,
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    pairs: Annotated[int, typer.Option(help="How often each side runs, in alternation.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Timed steps of a run.", min=1)] = 20,
+    warmup: Annotated[int, typer.Option(help="Steps before the timed ones.", min=1)] = 5,
+    threads: Annotated[
+        int | None, typer.Option(help="For both sides; each side's own choice otherwise.", min=1)
+    ] = None,
+    torch_env: Annotated[list[str], typer.Option(help="NAME=VALUE for torch's processes; repeatable.")] = [],  # noqa: B006
+    output: Output = RESULTS,
+    no_save: NoSave = False,
+) -> None:
+    """Forward and backward of RNN, LSTM and GRU, ours and torch's, in alternation in separate processes."""
+    unknown = [kind for kind in kinds or [] if kind not in GATES]
+    if unknown:
+        raise typer.BadParameter(f"kinds: one of {', '.join(GATES)}, got {', '.join(unknown)}")
+    if dtype not in OPS_TOLERANCE:
+        raise typer.BadParameter(f"dtype must be float32 or float64, got {dtype!r}")
+    records = []
+    with console.status("starting") as status:
+        for kind in kinds or GATES:
+            w = Recurrence(kind, batch, time, width, layers, bidirectional, lengths, inference, dtype, seed)
+            plan = RecurrentPlan(w, pairs, steps, warmup, threads, assignments(torch_env))
+            records.append(run_recurrent(plan, status.update))
+    report.show_recurrent(records, console)
+    for record in records:
+        w = record["plan"]["layer"]
+        name = f"recurrent-{w['kind']}-B{batch}-T{time}" + ("-lengths" if lengths else "")
+        keep(name + ("-inference" if inference else ""), record, output, no_save)
 
 
 def main() -> None:

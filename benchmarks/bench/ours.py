@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import worker
+from bench import recurrent_ours, worker
 from bench.workload import Workload
 from tinygrad_edu.backend import device_of, kernels_enabled, synchronize, to_host
 from tinygrad_edu.errors import TinygradEduError
@@ -199,6 +199,8 @@ def main() -> None:
         "generate": generate,
         "memory": memory,
         "ops": ops,
+        "recurrent": lambda job: recurrent_ours.timing(job, facts),
+        "recurrent_results": recurrent_ours.results,
     }
     try:
         worker.serve(jobs)

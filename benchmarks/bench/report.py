@@ -135,6 +135,34 @@ def show_memory(record: dict[str, Any], console: Console) -> None:
     )
 
 
+def show_recurrent(records: list[dict[str, Any]], console: Console) -> None:
+    """Each kind of layer, ours beside torch's."""
+    w = records[0]["plan"]["layer"]
+    table = Table(
+        title=f"{'Forward alone' if w['inference'] else 'Forward and backward'}: batch {w['batch']}, T {w['time']}, "
+        f"width {w['width']}, {_count(w['layers'], 'layer')}{', both directions' if w['bidirectional'] else ''}"
+        f"{', lengths from T/2 to T' if w['lengths'] else ''}, {w['dtype']}",
+        title_justify="left",
+    )
+    table.add_column("layer", no_wrap=True)
+    for column in ("ours", "torch", "faster", "of the pairs", "of GEMM", "difference"):
+        table.add_column(column, justify="right")
+    for record in records:
+        seconds, ratio = record["summary"]["seconds"], record["summary"]["ratio"]
+        table.add_row(
+            record["plan"]["layer"]["kind"],
+            _seconds(seconds["ours"]),
+            _seconds(seconds["torch"]),
+            f"{ratio['median']:.2f} x",
+            f"{ratio['min']:.2f} to {ratio['max']:.2f}",
+            f"{record['flops'] / seconds['ours'] / 1e9 / record['summary']['gemm_gflops']:.0%}",
+            f"{record['largest_difference']:.0e}",
+        )
+    console.print(table)
+    _warn_of_settings(records[0]["facts"]["ours"], console)
+    _warn_if_busy(records[0], console)
+
+
 def show_ops(record: dict[str, Any], console: Console) -> None:
     """Each kernel beside its op."""
     table = Table(title="Kernels and the readable ops they stand in for", title_justify="left")

@@ -233,7 +233,16 @@ def losses(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    worker.serve({"steps": steps, "losses": losses})
+    from bench import recurrent_twin
+
+    worker.serve(
+        {
+            "steps": steps,
+            "losses": losses,
+            "recurrent": lambda job: recurrent_twin.timing(job, facts),
+            "recurrent_results": recurrent_twin.results,
+        }
+    )
     assert "tinygrad_edu" not in sys.modules, "tinygrad_edu was imported on torch's side"
 
 
