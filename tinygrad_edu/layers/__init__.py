@@ -3,6 +3,7 @@
 from .activation import GELU, ReLU, Sigmoid, SiLU, Softmax, Tanh, make_activation
 from .attention import KeyValueCache, MultiHeadAttention
 from .base import Layer, Parameter
+from .checkpointing import checkpoint_backward, checkpoint_forward
 from .containers import LayerList, Residual, Sequential
 from .dropout import Dropout
 from .embedding import Embedding
@@ -46,6 +47,8 @@ __all__ = [
     "Tanh",
     "TransformerBlock",
     "TransformerStack",
+    "checkpoint_backward",
+    "checkpoint_forward",
     "create_causal_mask",
     "create_combined_mask",
     "create_padding_mask",
