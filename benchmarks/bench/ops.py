@@ -132,6 +132,11 @@ def _sgd_update(s: Shapes) -> Arguments:
     return s.normal(n), s.normal(n), s.normal(n), 1e-3, 0.9, False, 1e-2
 
 
+def _ema_update(s: Shapes) -> Arguments:
+    n = s.parameters()
+    return s.normal(n), s.normal(n), 0.999
+
+
 def _rotary(s: Shapes) -> Arguments:
     angles = s.normal(s.w.time, s.head_dim // 2)
     return s.heads(), np.cos(angles), np.sin(angles)
@@ -170,6 +175,7 @@ CASES: dict[str, Callable[[Shapes], Arguments]] = {
     "squared_error": lambda s: (s.x(), s.x()),
     "squared_error_backward": lambda s: (s.x(), s.x(), s.x()),
     "adam_update": _adam_update,
+    "ema_update": _ema_update,
     "sgd_update": _sgd_update,
     "squared_sum": lambda s: (s.normal(s.parameters()),),
 }

@@ -253,6 +253,11 @@ def _adam(d: Draw) -> tuple[Any, ...]:
     )
 
 
+def _average(d: Draw) -> tuple[Any, ...]:
+    n = d.rows()
+    return d.normal(n, layout="plain"), d.normal(n, layout="plain"), d.choice(0.1, 0.9, 0.9999)
+
+
 def _dropout(d: Draw) -> tuple[Any, ...]:
     return d.normal(*d.shape(), d.length(d.large)), d.choice(0.0, 0.1, 0.5, 0.99), d.choice(0, 7, 2**63 - 1)
 
@@ -284,6 +289,7 @@ ARGUMENTS: dict[str, Entry] = {
     "dropout": Entry(_dropout),
     "random_uniform": Entry(lambda d: (d.normal(*d.shape()), d.choice(0, 7, 2**63 - 1), d.choice(None, (3, 5), ()))),
     "adam_update": Entry(_adam, changed=(0, 2, 3)),
+    "ema_update": Entry(_average, changed=(0,)),
     "squared_sum": Entry(_one),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from . import schedules
 from .adam import Adam, AdamW
 from .base import Optimizer
 from .clip import clip_grad_norm_, clip_grad_value_, first_nonfinite
+from .ema import ExponentialMovingAverage
 from .schedules import make_schedule
 from .sgd import SGD
 
@@ -11,6 +12,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "ExponentialMovingAverage",
     "Optimizer",
     "clip_grad_norm_",
     "clip_grad_value_",

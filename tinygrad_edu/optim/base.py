@@ -221,9 +221,10 @@ class Optimizer(ABC):
                     place[common] = to_device(host[common], device_of(values))
 
     def state_dict(self) -> dict[str, Any]:
-        """``{"step", "steps", "hyperparameters", "arrays"}``; all plain data but ``arrays``."""
+        """``{"kind", "step", "steps", "hyperparameters", "arrays"}``; all plain data but ``arrays``."""
         runs = self.runs()
         return {
+            "kind": type(self).__name__,
             "step": max(run.steps for run in runs),
             "steps": {name: run.steps for run in runs for name in run.names},
             "hyperparameters": {"lr": self.lr, **self.hyperparameters},
@@ -249,9 +250,11 @@ class Optimizer(ABC):
 
     def _mistakes(self, state: dict[str, Any]) -> list[str]:
         """All that is wrong with a state that is to be loaded."""
-        absent = [f"missing: {key}" for key in ("hyperparameters", "steps", "arrays") if key not in state]
+        absent = [f"missing: {key}" for key in ("kind", "hyperparameters", "steps", "arrays") if key not in state]
         if absent:
             return absent
+        if state["kind"] != type(self).__name__:  # Adam and AdamW keep the same arrays, and mean another step by them
+            return [f"it is the state of the optimizer {state['kind']}, wanted {type(self).__name__}"]
         arrays, steps = state["arrays"], state["steps"]
         wrong = [f"missing parameter: {name}" for name in self._named if name not in steps]
         wrong += [f"unexpected parameter: {name}" for name in steps if name not in self._named]

@@ -1,4 +1,4 @@
-"""AdamW over the flat buffer in one pass, and the gradient norm."""
+"""AdamW and averaged weights over the flat buffer in one pass each, and the gradient norm."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def _adam(data, grad, m, v, keep, l2, beta1, beta2, step_size, root_scale, eps):
             first[i] = beta1 * first[i] + (one - beta1) * slope
             second[i] = beta2 * second[i] + (one - beta2) * slope * slope
             w[i] = keep * w[i] - step_size * first[i] / (np.sqrt(second[i]) * root_scale + eps)
+
+
+@parallel
+def _ema(average, data, share):  # type: ignore[no-untyped-def]
+    for chunk in prange((data.size + _CHUNK - 1) // _CHUNK):
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        a, w = average[part], data[part]
+        for i in range(w.size):
+            a[i] += share * (w[i] - a[i])
 
 
 @parallel
@@ -66,6 +75,12 @@ def adam_update(
         f(1 / math.sqrt(1 - beta2**step)),
         f(eps),
     )
+
+
+@kernel("ema_update", device="cpu")
+def ema_update(average: Any, data: Any, decay: float) -> None:
+    expect("ema_update", data.shape, average=average)
+    _ema(average, data, np.float32(1 - decay))
 
 
 @kernel("squared_sum", device="cpu")
