@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from ..backend import Array, Generator, asarray, check_device, device_of, is_inference, to_device, to_host, zeros_like
+from ..backend import (
+    Array,
+    Generator,
+    asarray,
+    check_device,
+    device_of,
+    inference,
+    is_inference,
+    to_device,
+    to_host,
+    zeros_like,
+)
 from ..errors import BackwardError, ConfigError, DtypeError, ShapeError, did_you_mean, format_shape
 
 if TYPE_CHECKING:
@@ -234,6 +246,18 @@ class Layer:
     def eval(self) -> Self:
         """Switch to evaluation (dropout off), here and below."""
         return self.train(False)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """``eval()`` and ``inference()`` for a while; each layer then has the mode again that it had before."""
+        before = [(layer, layer.training) for layer in self.layers()]
+        self.eval()
+        try:
+            with inference():
+                yield
+        finally:
+            for layer, training in before:
+                layer.training = training
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

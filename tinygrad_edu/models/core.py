@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
-from ..backend import Array, asarray, device_of, inference, namespace, use
+from ..backend import Array, asarray, device_of, namespace, use
 from ..errors import ConfigError, DtypeError, ShapeError, format_shape
 from ..layers import Embedding, MultiHeadAttention, Parameter
 from ..layers.base import Layer
@@ -144,18 +144,6 @@ class ModelCore(Layer):
             mask = (self._like_ids("attention_mask", attention_mask, ids) != 0)[:, None, None, :]  # (B, 1, 1, T)
         extra = {name: self._like_ids(name, value, ids) for name, value in more.items() if value is not None}
         return {"input_ids": ids, "mask": mask, **extra}, targets
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """``eval()`` and ``inference()`` for a while; each layer then has the mode again that it had before."""
-        before = [(layer, layer.training) for layer in self.layers()]
-        self.eval()
-        try:
-            with inference():
-                yield
-        finally:
-            for layer, training in before:
-                layer.training = training
 
     # -- forward and backward -------------------------------------------------------------------------
 
