@@ -122,7 +122,10 @@ def in_new_form(
     flat = [
         path
         for path, place in places.items()
-        if path != place and path.rpartition(".")[0] in ("", "model") and (place or "").startswith("model.")
+        if path != place
+        and path.rpartition(".")[0] in ("", "model")
+        and (place or "").startswith("model.")
+        and (place != "model.architecture" or isinstance(given[path], str))
     ]
     if not flat:
         return None

@@ -69,22 +69,12 @@ def _least_vocab_size(config: Any) -> str | None:
     t = config.tokenizer
     if t.type not in TRAINED_TOKENIZERS:
         return None
-    special, alphabet = len(t.special_tokens or ("end of text",)), 256 if t.type == "bpe" else 1
+    usual = 5 if config.training.objective == "masked_lm" else 1  # those of BERT, or the end of text
+    special, alphabet = len(t.special_tokens or ()) or usual, 256 if t.type == "bpe" else 1
     if t.vocab_size >= special + alphabet:
         return None
-    contents = f"{alphabet} bytes" if t.type == "bpe" else "a token"
-    return f"found {t.vocab_size}, wanted at least {special + alphabet}, for {contents} and {special} special"
-
-
-def _mask_token(config: Any) -> str | None:
-    t = config.tokenizer
-    if config.training.objective != "masked_lm":
-        return None
-    if t.type == "gpt2":
-        return f"gpt2 has no mask token, which masked_lm wants; take one of {', '.join(TRAINED_TOKENIZERS)}"
-    if t.special_tokens is not None and not any("mask" in token.lower() for token in t.special_tokens):
-        return 'special_tokens has no mask token, which masked_lm wants; add "[MASK]", or leave special_tokens out'
-    return None
+    contents = "256 bytes" if t.type == "bpe" else "one token"
+    return f"found {t.vocab_size}, wanted at least {special + alphabet}: {contents} and {special} special"
 
 
 def _gpt2_is_fixed(name: str, own: str) -> Rule:
@@ -173,9 +163,25 @@ class FoundryConfig(BaseConfig):
             lambda c: not c.training.carry_state or c.training.objective != "masked_lm",
             "masked_lm reads each sequence by itself; leave carry_state out, or write objective: causal_lm",
         ),
-        (("tokenizer.type", "tokenizer.special_tokens", "training.objective"), _mask_token),
+        rule(
+            ("tokenizer.type", "training.objective"),
+            lambda c: c.training.objective != "masked_lm" or c.tokenizer.type != "gpt2",
+            "gpt2 has no mask token, which masked_lm wants; take one of " + ", ".join(TRAINED_TOKENIZERS),
+        ),
+        rule(
+            ("tokenizer.special_tokens", "training.objective"),
+            lambda c: (
+                c.training.objective != "masked_lm"
+                or c.tokenizer.special_tokens is None
+                or any("mask" in token.lower() for token in c.tokenizer.special_tokens)
+            ),
+            'masked_lm wants a mask token; add "[MASK]", or leave special_tokens out',
+        ),
         tokenizer_rule(*TRAINED_TOKENIZERS, "gpt2"),
-        (("tokenizer.vocab_size", "tokenizer.type", "tokenizer.special_tokens"), _least_vocab_size),
+        (
+            ("tokenizer.vocab_size", "tokenizer.type", "tokenizer.special_tokens", "training.objective"),
+            _least_vocab_size,
+        ),
         rule(
             ("tokenizer.special_tokens", "tokenizer.type"),
             lambda c: not c.tokenizer.special_tokens or c.tokenizer.type in TRAINED_TOKENIZERS,
