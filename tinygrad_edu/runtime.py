@@ -269,3 +269,13 @@ def _keep_freed_memory() -> Setting:
             value = f"arrays up to {size >> 20} MB stay in the heap"
             return Setting("malloc", value, "library", "a step reuses its arrays without new page faults")
     return Setting("malloc", None, "default", "glibc refused other thresholds")
+
+
+def release_freed_memory() -> None:
+    """Give the system back what the heap holds of freed memory, as after a model was built; glibc only."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, ValueError):
+        return
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    trim(0)

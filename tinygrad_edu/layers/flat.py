@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from ..backend import namespace
 from ..errors import DtypeError
+from ..runtime import release_freed_memory
 
 if TYPE_CHECKING:
     from .base import Layer
 
+_WORTH_RELEASING = 64 << 20  # bytes
 _ALIGN = 64  # bytes: a cache line, and the widest vector register
 
 
@@ -52,6 +54,8 @@ class FlatParameters:
                 self.grad[place] = parameter._grad.reshape(-1)
             parameter.data = self.data[place].reshape(parameter.shape)
             parameter.grad = self.grad[place].reshape(parameter.shape)
+        if self.data.nbytes >= _WORTH_RELEASING:  # the heap would keep what the single arrays took
+            release_freed_memory()
 
     def holds(self, layer: Layer) -> bool:
         """Whether `layer` has parameters, and all of them, and nothing else, still lie in these buffers."""

@@ -86,11 +86,12 @@ class CustomTransformer(Layer):
     Parameters
     ----------
     config : :class:`CustomTransformerConfig`, a dict, or an object with attributes of its names
+    flat : whether to lay the parameters in one buffer; see :meth:`Layer.flatten`
     """
 
     position: LearnedPositions | SinusoidalPositions | None
 
-    def __init__(self, config: CustomTransformerConfig | dict[str, Any] | Any):
+    def __init__(self, config: CustomTransformerConfig | dict[str, Any] | Any, flat: bool = True):
         super().__init__()
         self.config = c = CustomTransformerConfig.from_any(config)
         with use(c.device):
@@ -126,7 +127,8 @@ class CustomTransformer(Layer):
             self._initialise()
         if c.dtype != "float32":
             self.astype(c.dtype)
-        self.flatten()
+        if flat:
+            self.flatten()
 
     def _initialise(self) -> None:
         """GPT-2's start: normal weights, zero biases, and the last map of each branch smaller.
@@ -210,11 +212,10 @@ class CustomTransformerWrapper(BaseLanguageModel):
 
     def __init__(self, config: CustomTransformerConfig | dict[str, Any] | Any):
         super().__init__()
-        self.model = CustomTransformer(config)
+        self.model = CustomTransformer(config, flat=False)  # the outer layer holds the buffers
         self.config = self.model.config
         self.vocab_size, self.max_seq_len = self.config.vocab_size, self.config.max_seq_len
         self.generator = self.model.generator
-        self.model.__dict__.pop("flat")  # the outer layer holds the buffers
         self.flatten()
 
     def features(
