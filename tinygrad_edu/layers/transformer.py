@@ -9,6 +9,7 @@ from ..errors import ConfigError
 from .activation import make_activation
 from .attention import KeyValueCache, MultiHeadAttention
 from .base import Layer, check_positive
+from .checkpointing import checkpoint_backward, checkpoint_forward
 from .containers import LayerList
 from .dropout import Dropout
 from .linear import Linear
@@ -127,10 +128,13 @@ class TransformerStack(LayerList):
     Parameters
     ----------
     blocks : :class:`TransformerBlock`, by number in the state: ``0.linear1.weight`` and so on
+    checkpointing : whether to keep of each block only what it read, and run it again in the backward pass; see
+        :func:`checkpoint_forward`
     """
 
-    def __init__(self, blocks: Iterable[TransformerBlock]):
+    def __init__(self, blocks: Iterable[TransformerBlock], checkpointing: bool = False):
         super().__init__(blocks)
+        self.checkpointing = checkpointing
 
     def forward(
         self,
@@ -151,10 +155,14 @@ class TransformerStack(LayerList):
         for index, block in enumerate(self):
             if note is not None:
                 note(x)
-            x = block(x, mask, causal, None if caches is None else caches[index])
+            cache = None if caches is None else caches[index]
+            if self.checkpointing:
+                x = checkpoint_forward(block, x, mask, causal, cache)
+            else:
+                x = block(x, mask, causal, cache)
         return x
 
     def backward(self, dy: Array) -> Array:
         for block in reversed(list(self)):
-            dy = block.backward(dy)
+            dy = checkpoint_backward(block, dy) if self.checkpointing else block.backward(dy)
         return dy

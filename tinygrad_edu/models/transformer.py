@@ -105,7 +105,7 @@ class CustomTransformer(Layer):
                 self.position = None
             rotary = RotaryPositions(c.max_seq_len, c.d_model // c.n_heads) if c.position == "rotary" else None
             self.dropout = Dropout(c.dropout if c.embedding_dropout is None else c.embedding_dropout, self.generator)
-            self.blocks = TransformerStack(
+            blocks = (
                 TransformerBlock(
                     c.d_model,
                     c.n_heads,
@@ -122,6 +122,7 @@ class CustomTransformer(Layer):
                 )
                 for _ in range(c.n_blocks)
             )
+            self.blocks = TransformerStack(blocks, c.checkpointing)
             self.norm = LayerNorm(c.d_model, c.eps) if c.norm_placement == "pre" else None
             self.head = None if c.tied_head else Linear(c.d_model, c.vocab_size, False, self.generator)
             self._initialise()
