@@ -81,6 +81,8 @@ def test_a_minimal_config_makes_its_model(architecture: str) -> None:
     model = registry.create_model_from_config(read(MINIMAL[architecture], *small), vocab_size=40)
     assert model.model_type == architecture
     assert model.max_seq_len == 16
+    dropped = registry.create_model_from_config(read(MINIMAL[architecture], *small, "model.dropout=0.25"), 40).config
+    assert {name: value for name, value in vars(dropped).items() if value == 0.25}
 
 
 @given(

@@ -90,7 +90,7 @@ MISTAKES: list[tuple[str, str]] = [
         "model:\n  architecture: lstm\n  rnn: 5",
         (
             "c.yaml, line 3: model.rnn: found 5, wanted keys below it: hidden_size, embedding_size, num_layers, "
-            "bidirectional, dropout, nonlinearity, tied_head"
+            "bidirectional, nonlinearity, tied_head"
         ),
     ),
     # names
@@ -110,7 +110,7 @@ MISTAKES: list[tuple[str, str]] = [
         LSTM + "    zzz: 3",
         (
             "c.yaml, line 4: model.rnn.zzz: unknown key; wanted one of hidden_size, embedding_size, num_layers, "
-            "bidirectional, dropout, nonlinearity, tied_head"
+            "bidirectional, nonlinearity, tied_head"
         ),
     ),
     (
@@ -163,7 +163,8 @@ MISTAKES: list[tuple[str, str]] = [
         LSTM + "    nonlinearity: tanh",
         "c.yaml, line 4: model.rnn.nonlinearity: the gates of lstm are fixed; leave it out, or take architecture rnn",
     ),
-    (LSTM + "    dropout: 1.0", "c.yaml, line 4: model.rnn.dropout: found 1.0, wanted less than 1"),
+    (LSTM + "  dropout: 1.0", "c.yaml, line 4: model.dropout: found 1.0, wanted less than 1"),
+    (LSTM + "    dropout: 0.1", "c.yaml, line 4: model.rnn.dropout: unknown key. Did you mean 'model.dropout'?"),
     (
         BERT + "    type_vocab_size: 0\ntraining: {objective: masked_lm}",
         "c.yaml, line 4: model.bert.type_vocab_size: found 0, wanted at least 1",

@@ -105,7 +105,6 @@ class RnnSection(Section):
     )
     num_layers: int = Field(default=1, ge=1, description="recurrent layers, one above the other")
     bidirectional: bool = Field(default=False, description="read the text backwards as well; for masked_lm only")
-    dropout: Share | None = Field(default=None, description="between the layers; model.dropout if not given")
     nonlinearity: Literal["tanh", "relu"] | None = Field(default=None, description="of rnn only; tanh if not given")
     tied_head: bool = Field(
         default=True, description="output matrix = token embedding, behind a linear map where their widths differ"
