@@ -109,7 +109,7 @@ def test_time_left_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) ->
     clock = iter([0.0, 60.0, 61.0, 62.0])  # the kernels compile in the first step
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
     bar = progress.ProgressBar(Console(file=io.StringIO()))
-    bar.on_start(SimpleNamespace(total_steps=10, state=SimpleNamespace(step=4)))  # resumed
+    bar.on_start(SimpleNamespace(total_steps=10, unit="tokens", state=SimpleNamespace(step=4)))  # resumed
     for step in (5, 6, 7):
         bar.on_step(StepReport(step, 1.0, 1.0, 0.1, 64, 1.0))
     lines = bar.console.file.getvalue().splitlines()

@@ -30,6 +30,7 @@ from tinygrad_edu.training.fingerprint import environment_fingerprint, fingerpri
 from tinygrad_edu.training.history import JsonlHistory, read_history
 from tinygrad_edu.training.resume import ResumeWarning
 from tinygrad_edu.training.signals import StopSignals
+from tinygrad_edu.training.trainable import Batch
 from tinygrad_edu.training.trainer import Trainer
 
 IDS = np.random.default_rng(0).integers(0, 50, 2000) // np.arange(1, 2001).clip(max=3)
@@ -582,12 +583,13 @@ def test_skipping_has_a_limit(tmp_path: Path) -> None:
 def test_where_nan_comes_from(tmp_path: Path, name: str) -> None:
     trainer = make(tmp_path)
     ids, labels = next(iter(trainer.loader))
-    assert locate_nonfinite(trainer.model, ids, labels) == "in the loss alone"
+    where = lambda: locate_nonfinite(trainer.model, trainer.model, [Batch((ids, labels))])  # noqa: E731
+    assert where() == "in the loss alone"
     parameter = dict(trainer.model.named_parameters())[name]
     parameter.grad.reshape(-1)[0] = np.inf
-    assert locate_nonfinite(trainer.model, ids, labels) == f"first, going backward, in the gradient of {name!r}"
+    assert where() == f"first, going backward, in the gradient of {name!r}"
     parameter.data.reshape(-1)[0] = np.nan
-    assert locate_nonfinite(trainer.model, ids, labels) == f"parameter {name!r} holds NaN or infinity"
+    assert where() == f"parameter {name!r} holds NaN or infinity"
 
 
 def test_the_layer_whose_output_overflows_is_named(tmp_path: Path) -> None:
@@ -597,7 +599,7 @@ def test_the_layer_whose_output_overflows_is_named(tmp_path: Path) -> None:
     parameters["model.blocks.1.linear2.weight"].data[...] = 3e38
     parameters["model.blocks.1.linear1.bias"].data[...] = 1e4
     with np.errstate(all="ignore"):
-        found = locate_nonfinite(trainer.model, ids, labels)
+        found = locate_nonfinite(trainer.model, trainer.model, [Batch((ids, labels))])
     assert found == "first in the output of layer 'model.blocks.1.linear2'"
     assert all("forward" not in layer.__dict__ for layer in trainer.model.layers())
 

@@ -10,25 +10,43 @@ from ..storage import (
     save_weights,
     verify_checkpoint,
 )
-from .callbacks import Callback, StepReport
+from .callbacks import (
+    BestWeights,
+    Callback,
+    EarlyStopping,
+    GradientStatistics,
+    LearningRateMonitor,
+    StepReport,
+    TensorBoard,
+)
 from .config import RunConfig, TrainingSection, dump_config, load_config, make_config
 from .evaluation import evaluate_language_model
 from .foundry_schema import FoundryConfig
-from .history import JsonlHistory, read_history
+from .history import History, JsonlHistory, RecordHistory, read_history
 from .progress import ProgressBar
-from .resume import ResumeWarning
+from .resume import ResumeWarning, trained_weights
+from .trainable import LayerWithLoss, Trainable
 from .trainer import Trainer, TrainerState, TrainingResult, make_optimizer
 
 __all__ = [
+    "BestWeights",
     "Callback",
     "Checkpoint",
     "CheckpointWarning",
+    "EarlyStopping",
     "FoundryConfig",
+    "GradientStatistics",
+    "History",
     "JsonlHistory",
+    "LayerWithLoss",
+    "LearningRateMonitor",
     "ProgressBar",
+    "RecordHistory",
     "ResumeWarning",
     "RunConfig",
     "StepReport",
+    "TensorBoard",
+    "Trainable",
     "Trainer",
     "TrainerState",
     "TrainingResult",
@@ -44,5 +62,6 @@ __all__ = [
     "read_history",
     "save_checkpoint",
     "save_weights",
+    "trained_weights",
     "verify_checkpoint",
 ]

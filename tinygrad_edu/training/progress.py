@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 10.0  # seconds between lines where no bar can be drawn
 _SMOOTHING = 0.95  # of the figures on the bar, which would flicker otherwise
+
+
+#: What a line on an evaluation shows besides the loss, where it was measured.
+_FIGURES = {
+    "perplexity": ", perplexity {:.2f}",
+    "bits_per_byte": ", {:.3f} bits/byte",
+    "exact_match": ", exact match {:.1%}",
+    "bleu": ", BLEU {:.1f}",
+}
+
+
+def _is_number(record: Mapping[str, Any], name: str) -> bool:
+    return isinstance(record.get(name), int | float) and math.isfinite(record[name])
 
 
 def format_seconds(seconds: float) -> str:
@@ -45,7 +59,7 @@ class ProgressBar(Callback):
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.console = self.console or Console(stderr=True)
-        self._total = trainer.total_steps
+        self._total, self._unit = trainer.total_steps, trainer.unit
         self._first_step, self._began = trainer.state.step, time.perf_counter()
         self._last_line = self._began
         self._loss = self._norm = self._rate = 0.0
@@ -68,7 +82,7 @@ class ProgressBar(Callback):
         self._rate = _SMOOTHING * self._rate + rest * report.seconds / report.tokens
         now = time.perf_counter()
         text = (
-            f"loss {self._loss / self._weight:.3f}  {self._weight / max(self._rate, 1e-12):,.0f} tokens/s  "
+            f"loss {self._loss / self._weight:.3f}  {self._weight / max(self._rate, 1e-12):,.0f} {self._unit}/s  "
             f"|grad| {self._norm / self._weight:.2f}{self._time_left(report.step, now)}"
         )
         if self._bar is not None:
@@ -88,11 +102,8 @@ class ProgressBar(Callback):
     def on_record(self, record: Mapping[str, Any]) -> None:
         if record["event"] == "evaluation":
             best = "  best so far" if record["best"] else ""
-            bits = f", {record['bits_per_byte']:.3f} bits/byte" if record["bits_per_byte"] is not None else ""
-            self._print(
-                f"step {record['step']}/{self._total}  validation loss {record['loss']:.4f}, "
-                f"perplexity {record['perplexity']:.2f}{bits}{best}"
-            )
+            figures = "".join(text.format(record[name]) for name, text in _FIGURES.items() if _is_number(record, name))
+            self._print(f"step {record['step']}/{self._total}  validation loss {record['loss']:.4f}{figures}{best}")
         elif record["event"] == "skipped":
             self._print(f"step {record['step']} skipped: loss {record['loss']}, gradient norm {record['grad_norm']}")
 

@@ -1,26 +1,27 @@
-"""Going on from a checkpoint: everything that must fit is checked, and all that does not is told."""
+"""What a checkpoint holds of a run, and going on from it: everything that must fit is checked."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DataError, ShapeError
 from ..storage import Checkpoint
 from .config import config_differences
 from .fingerprint import environment_fingerprint, fingerprint_differences
+from .state import TrainerState
 
 if TYPE_CHECKING:
-    from .trainer import Trainer, TrainerState
+    from .trainer import Trainer
 
 #: Settings that may change on resuming: none of them touches a weight.
 NEUTRAL = frozenset(
     f"training.{name}"
     for name in (
-        *("output_dir", "log_every", "save_every", "eval_every", "eval_batches", "keep_checkpoints"),
-        *("sample_prompt", "sample_tokens"),
+        *("output_dir", "log_every", "save_every", "eval_every", "eval_batches", "keep_checkpoints", "tensorboard"),
+        *("sample_prompt", "sample_tokens", "max_seconds", "early_stopping_patience"),
     )
 )
 #: Under these schedules the learning rate does not depend on where training ends.
@@ -29,6 +30,47 @@ _OPEN_ENDED = ("constant", "noam")
 
 class ResumeWarning(UserWarning):
     """The resumed run is not guaranteed to equal an uninterrupted one bit for bit."""
+
+
+def snapshot(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
+    """All that a resumed run needs: plain data, and arrays in groups.
+
+    The group ``ema`` is there if averaged weights are kept: they are what was evaluated, and what the trained
+    model is to be used with (:func:`trained_weights`). The group ``carried`` is the state that a recurrent
+    model carries from batch to batch.
+    """
+    model, optimizer = trainer.model, trainer.optimizer.state_dict()
+    arrays: dict[str, Mapping[str, Any]] = {"model": model.state_dict(), "optimizer": optimizer.pop("arrays")}
+    average = None if trainer.ema is None else trainer.ema.state_dict()
+    if average is not None:
+        arrays["ema"] = average.pop("arrays")
+    carried = model.carried_state() if hasattr(model, "carried_state") else {}
+    if carried:
+        arrays["carried"] = carried
+    document = {
+        "state": asdict(trainer.state),
+        "loader": trainer.loader.state_dict(),
+        "generators": [generator.get_state() for generator in model.generators()],
+        "optimizer": optimizer,
+        "ema": average,
+        "callbacks": {callback.name: callback.state_dict() for callback in trainer.callbacks if callback.name},
+        "fingerprint": environment_fingerprint(),
+    }
+    return document, arrays
+
+
+def trained_weights(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The weights to use a trained model with: the averaged ones, if the run kept such, else the model's own.
+
+    Raises
+    ------
+    CheckpointError
+        If it holds neither.
+    """
+    weights = checkpoint.arrays.get("ema") or checkpoint.arrays.get("model")
+    if not weights:
+        raise CheckpointError(f"{checkpoint.path}: holds no weights of a model")
+    return weights
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint, *, accept_changes: bool) -> None:
@@ -42,6 +84,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, *, accept_changes: bool) -
     try:
         _restore_model(trainer, checkpoint, document["generators"])
         _restore_optimizer(trainer, checkpoint, document["optimizer"])
+        _restore_average(trainer, checkpoint, document.get("ema"), accept_changes)
         trainer.state = _state_from(document["state"])
         for callback in trainer.callbacks:
             if callback.name in document["callbacks"]:
@@ -103,26 +146,44 @@ def _restore_model(trainer: Trainer, checkpoint: Checkpoint, generators: Any) ->
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     for generator, state in zip(mine, generators, strict=True):
         generator.set_state(state)
+    if hasattr(trainer.model, "load_carried_state"):
+        trainer.model.load_carried_state(checkpoint.arrays.get("carried", {}))
 
 
 def _restore_optimizer(trainer: Trainer, checkpoint: Checkpoint, saved: Mapping[str, Any]) -> None:
-    kind = type(trainer.optimizer).__name__
-    if saved["kind"] != kind:
-        raise CheckpointError(f"{checkpoint.path}: state of the optimizer {saved['kind']}, wanted {kind}")
     # Hyperparameters come from the settings of this run: equal to the saved ones, or accepted as changed.
     own = trainer.optimizer.state_dict()["hyperparameters"]
     state = {
+        "kind": saved["kind"],
         "step": saved["step"],
         "steps": saved["steps"],
         "hyperparameters": {**own, "lr": saved["hyperparameters"]["lr"]},
         "arrays": checkpoint.arrays.get("optimizer", {}),
     }
-    trainer.optimizer.load_state_dict(state)
+    try:
+        trainer.optimizer.load_state_dict(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+
+
+def _restore_average(trainer: Trainer, checkpoint: Checkpoint, saved: Any, accept_changes: bool) -> None:
+    """The averaged weights. Without saved ones they can only begin with the weights of this checkpoint."""
+    if trainer.ema is None:
+        if saved is not None and not accept_changes:
+            raise CheckpointError(f"{checkpoint.path}: holds averaged weights, but ema_decay is null")
+        return
+    if saved is None and not accept_changes:
+        raise CheckpointError(f"{checkpoint.path}: holds no averaged weights, but ema_decay is {trainer.ema.decay}")
+    if saved is None:
+        _warn("averaged weights were not kept before and begin with the weights as they are")
+        saved = {"updates": 0}
+        arrays = checkpoint.arrays["model"]
+    else:
+        arrays = checkpoint.arrays.get("ema", {})
+    trainer.ema.load_state_dict({**saved, "arrays": arrays})
 
 
 def _state_from(saved: Mapping[str, Any]) -> TrainerState:
-    from .trainer import TrainerState
-
     wanted = {field.name: type(field.default) for field in fields(TrainerState)}
     if saved.keys() != wanted.keys():
         raise CheckpointError(f"trainer state: fields {sorted(saved)}, wanted {sorted(wanted)}")

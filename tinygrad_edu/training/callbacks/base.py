@@ -1,4 +1,4 @@
-"""What can be hung onto a training run without touching its loop."""
+"""The hooks of a training run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from ..trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class StepReport:
     Attributes
     ----------
     step : counted from 1
-    loss : mean over the batch's predicted tokens, in nats, before the update
+    loss : mean over the predicted tokens of its batches in nats, or what the loss says, before the update
     grad_norm : before clipping
     learning_rate : that was used
-    tokens : in the batch
+    tokens : in its batches; examples, of a model that reads no tokens
     seconds : that the step took
     """
 
@@ -45,11 +45,16 @@ class Callback:
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step of this process; a callback keeps `trainer` if it needs it later."""
 
+    def on_gradients(self, step: int) -> None:
+        """When the gradients of a step (counted from 1) are complete, before they are clipped."""
+
     def on_step(self, report: StepReport) -> None:
         """After every step that was applied."""
 
     def on_record(self, record: Mapping[str, Any]) -> None:
-        """For every line of the history: ``record["event"]`` is train, evaluation or skipped."""
+        """For every line of the history: ``record["event"]`` is train, evaluation, skipped, or what a callback
+        gave to :meth:`Trainer.record`.
+        """
 
     def on_save(self, path: Path, *, best: bool) -> None:
         """After a checkpoint was saved."""

@@ -1,0 +1,17 @@
+"""What can be hung onto a training run without touching its loop."""
+
+from .base import Callback, StepReport
+from .best import BestWeights
+from .early_stopping import EarlyStopping
+from .monitors import GradientStatistics, LearningRateMonitor
+from .tensorboard import TensorBoard
+
+__all__ = [
+    "BestWeights",
+    "Callback",
+    "EarlyStopping",
+    "GradientStatistics",
+    "LearningRateMonitor",
+    "StepReport",
+    "TensorBoard",
+]
