@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from tinygrad_edu.errors import ConfigError
 from tinygrad_edu.training import FoundryConfig, make_config
-from tinygrad_edu.training.schema import Rule
+from tinygrad_edu.training.schema import Rule, field_paths
 from tinygrad_edu.training.yaml_reader import parse_yaml
 
 GPT2 = "model:\n  architecture: gpt2\n  transformer:\n"
@@ -420,3 +422,39 @@ def test_an_override_below_what_is_no_section_leaves_the_mistake_to_it(section: 
     place = "model" if section == "model" else "model.transformer"
     (line,) = mistakes(text, "model.transformer.n_blocks=2")
     assert line.startswith(f"c.yaml, line 1: {place}: found 3, wanted keys below it: ")
+
+
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 600)
+    | st.floats()
+    | st.sampled_from(["", "lstm", "gpt2", "bert", "seq2seq", "masked_lm", "translation", "rotary", "{model}", "~x"])
+)
+NAMES = [
+    "model",
+    "type",
+    "n_layer",
+    "zzz",
+    "",
+    *{part for path in field_paths(FoundryConfig) for part in path.split(".")},
+]
+KEYS = st.sampled_from(sorted(NAMES))
+ANYTHING = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3))
+
+
+@given(
+    values=st.dictionaries(KEYS, ANYTHING, max_size=4),
+    model=st.none() | st.dictionaries(KEYS, ANYTHING, max_size=4),
+    overrides=st.lists(st.tuples(st.sampled_from(list(field_paths(FoundryConfig))), PLAIN), max_size=2),
+)
+def test_whatever_is_given_is_read_or_refused_as_a_mistake(
+    values: dict[str, Any], model: dict[str, Any] | None, overrides: list[tuple[str, Any]]
+) -> None:
+    try:
+        config = make_config(
+            {**values, "model": model}, [f"{path}={value}" for path, value in overrides], FoundryConfig
+        )
+    except ConfigError:
+        return
+    assert make_config(config.model_dump(mode="json"), schema=FoundryConfig) == config
