@@ -15,6 +15,7 @@ from ..backend import asarray
 from ..layers.base import Layer
 from . import twins
 from .case import CLASSES, DIM, HEADS, Case, Draw, Inputs, Library
+from .encoder_decoder_cases import ENCODER_DECODER
 from .recurrent_cases import RECURRENT
 
 __all__ = ["CASES", "DIM", "Case"]
@@ -172,6 +173,12 @@ _BLOCKS = [
     Case("TransformerBlock",
          lambda L: L.TransformerBlock(8, HEADS, 12, bias=False, rotary=L.RotaryPositions(9, 4), generator=L.generator),
          _wide, "bias=False, rotary, causal", {"causal": True}),
+    Case("TransformerStack",
+         lambda L: L.TransformerStack(L.TransformerBlock(8, HEADS, 12, generator=L.generator) for _ in range(2)),
+         _wide, "causal", {"causal": True}, torch=twins.stack(2, 8, HEADS, 12, pre=True)),
+    Case("TransformerStack",
+         lambda L: L.TransformerStack([L.TransformerBlock(8, HEADS, 12, 0.3, generator=L.generator)] * 2, True),
+         lambda r, B, T: (r.normal(B, T, 8), r.padding(B, T)), "one block twice, checkpointing, dropout"),
     Case("Sequential",
          lambda L: L.Sequential(
              L.Linear(DIM, 7, generator=L.generator), L.GELU(), L.Linear(7, 2, generator=L.generator)),
@@ -220,4 +227,12 @@ def _with_loss(case: Case) -> Case:
     return replace(case, loss=True, batched=False, axes=_LOGIT_AXES if case.of == "CrossEntropyLoss" else {})
 
 
-CASES: list[Case] = [*_ACTIVATIONS, *_SIMPLE, *_ATTENTION, *_BLOCKS, *RECURRENT, *map(_with_loss, _LOSSES)]
+CASES: list[Case] = [
+    *_ACTIVATIONS,
+    *_SIMPLE,
+    *_ATTENTION,
+    *_BLOCKS,
+    *ENCODER_DECODER,
+    *RECURRENT,
+    *map(_with_loss, _LOSSES),
+]

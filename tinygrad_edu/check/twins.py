@@ -47,6 +47,12 @@ def look(mask: Any, causal: bool, length: int, keys: int) -> Any:
     return lower if mask is None else lower & mask
 
 
+def hidden(mask: Any, causal: bool, batch: int, heads: int, length: int, keys: int) -> Any:
+    """The mask of torch's modules: True where a query may *not* look, one for each head of each sequence."""
+    seen = look(mask, causal, length, keys)
+    return None if seen is None else ~seen.expand(batch, heads, length, keys).reshape(-1, length, keys)
+
+
 def rotate(x: Any, base: float = 10000.0) -> Any:
     """Rotary positions of (..., T, hd) by complex numbers: the pair (a, b) is a + ib, times e^(i theta)."""
     import torch
@@ -85,14 +91,13 @@ def learned_positions(max_len: int, dim: int) -> Callable[[], Twin]:
 
 
 def attention(dim: int, heads: int, bias: bool = True) -> Callable[[], Twin]:
-    """torch.nn.MultiheadAttention, whose mask is True where a query may *not* look, one for each head."""
+    """torch.nn.MultiheadAttention."""
 
     def call(m: Any, query: Any, memory: Any = None, mask: Any = None, causal: bool = False) -> Any:
         memory = query if memory is None else memory
         (batch, length, _), keys = query.shape, memory.shape[1]
-        seen = look(mask, causal, length, keys)
-        hidden = None if seen is None else ~seen.expand(batch, heads, length, keys).reshape(-1, length, keys)
-        return m(query, memory, memory, attn_mask=hidden, need_weights=False)[0]
+        wall = hidden(mask, causal, batch, heads, length, keys)
+        return m(query, memory, memory, attn_mask=wall, need_weights=False)[0]
 
     return lambda: (module("MultiheadAttention", dim, heads, bias=bias, batch_first=True)(), call)
 
@@ -113,26 +118,106 @@ def rotary_attention(dim: int, heads: int) -> Callable[[], Twin]:
 
 
 def block(
-    dim: int, heads: int, hidden: int, pre: bool, bias: bool = True, activation: str = "gelu"
+    dim: int, heads: int, hidden_dim: int, pre: bool, bias: bool = True, activation: str = "gelu"
 ) -> Callable[[], Twin]:
     """torch.nn.TransformerEncoderLayer."""
 
     def call(m: Any, x: Any, mask: Any = None, causal: bool = False) -> Any:
         (batch, length, _) = x.shape
-        seen = look(mask, causal, length, length)
-        hidden_from = None if seen is None else ~seen.expand(batch, heads, length, length).reshape(-1, length, length)
-        return m(x, src_mask=hidden_from)
+        return m(x, src_mask=hidden(mask, causal, batch, heads, length, length))
 
     def build() -> Twin:
         import torch
 
         layer = torch.nn.TransformerEncoderLayer(
-            dim, heads, hidden, 0.0, getattr(torch.nn.functional, activation),
+            dim, heads, hidden_dim, 0.0, getattr(torch.nn.functional, activation),
             batch_first=True, norm_first=pre, bias=bias,
         )  # fmt: skip
         return layer, call
 
     return build
+
+
+def stack(count: int, *args: Any, **kwargs: Any) -> Callable[[], Twin]:
+    """Several of :func:`block`, one after the other."""
+
+    def build() -> Twin:
+        import torch
+
+        made = [block(*args, **kwargs)() for _ in range(count)]
+
+        def call(m: Any, x: Any, mask: Any = None, causal: bool = False) -> Any:
+            for module, (_, run) in zip(m, made, strict=True):
+                x = run(module, x, mask, causal)
+            return x
+
+        return torch.nn.ModuleList([module for module, _ in made]), call
+
+    return build
+
+
+def decoder_block(dim: int, heads: int, hidden_dim: int, pre: bool, activation: str = "gelu") -> Callable[[], Twin]:
+    """torch.nn.TransformerDecoderLayer."""
+    build = module("TransformerDecoderLayer", dim, heads, hidden_dim, 0.0, activation, batch_first=True, norm_first=pre)
+    return lambda: (build(), _decode(heads))
+
+
+def _decode(heads: int) -> Callable[..., Any]:
+    """Calls torch's decoder, or one block of it, with this library's arguments."""
+
+    def call(m: Any, x: Any, memory: Any, mask: Any = None, memory_mask: Any = None, causal: bool = True) -> Any:
+        batch, length, keys = x.shape[0], x.shape[1], memory.shape[1]
+        return m(
+            x, memory,
+            tgt_mask=hidden(mask, causal, batch, heads, length, length),
+            memory_mask=hidden(memory_mask, False, batch, heads, length, keys),
+        )  # fmt: skip
+
+    return call
+
+
+def _whole(*args: Any, **kwargs: Any) -> Any:
+    """torch.nn.Transformer, batch first and without dropout."""
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that norms before the branches rule out its nested tensors
+        return torch.nn.Transformer(*args, dropout=0.0, batch_first=True, **kwargs)
+
+
+def transformer(dim: int, heads: int, layers: tuple[int, int], hidden_dim: int, **kwargs: Any) -> Callable[[], Twin]:
+    """torch.nn.Transformer."""
+
+    def call(
+        m: Any, src: Any, tgt: Any, src_mask: Any = None, tgt_mask: Any = None, memory_mask: Any = None,
+        causal: bool = True,
+    ) -> Any:  # fmt: skip
+        (batch, keys, _), length = src.shape, tgt.shape[1]
+        return m(
+            src, tgt,
+            src_mask=hidden(src_mask, False, batch, heads, keys, keys),
+            tgt_mask=hidden(tgt_mask, causal, batch, heads, length, length),
+            memory_mask=hidden(memory_mask, False, batch, heads, length, keys),
+        )  # fmt: skip
+
+    return lambda: (_whole(dim, heads, *layers, hidden_dim, **kwargs), call)
+
+
+def encoder(dim: int, heads: int, layers: int, hidden_dim: int, **kwargs: Any) -> Callable[[], Twin]:
+    """The encoder of torch.nn.Transformer."""
+
+    def call(m: Any, src: Any, mask: Any = None, causal: bool = False) -> Any:
+        batch, length, _ = src.shape
+        return m(src, mask=hidden(mask, causal, batch, heads, length, length))
+
+    return lambda: (_whole(dim, heads, layers, 1, hidden_dim, **kwargs).encoder, call)
+
+
+def decoder(dim: int, heads: int, layers: int, hidden_dim: int, **kwargs: Any) -> Callable[[], Twin]:
+    """The decoder of torch.nn.Transformer."""
+    return lambda: (_whole(dim, heads, 1, layers, hidden_dim, **kwargs).decoder, _decode(heads))
 
 
 def feed_forward(dim: int, hidden: int, activation: str, bias: bool = True) -> Callable[[], Twin]:

@@ -1,12 +1,14 @@
 """The textbook: one family a file, its ops (formula, forward, backward) and then its layers."""
 
 from .activation import GELU, ReLU, Sigmoid, SiLU, Softmax, Tanh, make_activation
-from .attention import KeyValueCache, MultiHeadAttention
+from .attention import MultiHeadAttention, attention_weights, keep_attention_weights
 from .base import Layer, Parameter
+from .caches import KeyValueCache, MemoryCache
 from .checkpointing import checkpoint_backward, checkpoint_forward
 from .containers import LayerList, Residual, Sequential
 from .dropout import Dropout
 from .embedding import Embedding
+from .encoder_decoder import Transformer, TransformerDecoder, TransformerDecoderBlock, TransformerEncoder
 from .flat import FlatParameters
 from .linear import Linear
 from .masks import create_causal_mask, create_combined_mask, create_padding_mask
@@ -32,6 +34,7 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "Linear",
+    "MemoryCache",
     "MultiHeadAttention",
     "Parameter",
     "RMSNorm",
@@ -45,12 +48,18 @@ __all__ = [
     "SinusoidalPositions",
     "Softmax",
     "Tanh",
+    "Transformer",
     "TransformerBlock",
+    "TransformerDecoder",
+    "TransformerDecoderBlock",
+    "TransformerEncoder",
     "TransformerStack",
+    "attention_weights",
     "checkpoint_backward",
     "checkpoint_forward",
     "create_causal_mask",
     "create_combined_mask",
     "create_padding_mask",
+    "keep_attention_weights",
     "make_activation",
 ]

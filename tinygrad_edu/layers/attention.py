@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..backend import (
     Array,
@@ -17,6 +18,7 @@ from ..backend import (
 )
 from ..errors import BackwardError, ConfigError, DtypeError, ShapeError, format_shape
 from .base import Layer, Parameter, check_positive, check_probability
+from .caches import KeyValueCache, MemoryCache
 from .linear import Linear, linear, linear_backward
 from .position import RotaryPositions
 
@@ -32,6 +34,31 @@ def _scores(q: Array, k: Array, mask: Array | None, causal: bool, scale: float) 
     if mask is not None:
         scores = xp.where(mask, scores, -math.inf)
     return scores
+
+
+def _log_sums(scores: Array) -> Array:
+    """The l of :func:`attention`, (B, H, T, 1); +inf for a row that may look nowhere, so that its weights are zero."""
+    xp = namespace(scores)
+    top = scores.max(axis=-1, keepdims=True)
+    nowhere = top == -math.inf
+    top = xp.where(nowhere, 0, top)  # -inf minus -inf would be NaN
+    total = xp.exp(scores - top).sum(axis=-1, keepdims=True)
+    return xp.where(nowhere, math.inf, top + xp.log(xp.where(nowhere, 1, total)))
+
+
+def attention_weights(q: Array, k: Array, mask: Array | None, causal: bool, scale: float) -> Array:
+    """The P of :func:`attention`, (B, H, T, S), to be looked at: it is the largest array, and nothing else needs it.
+
+    Parameters
+    ----------
+    q, k, mask, causal, scale : as in :func:`attention`
+
+    Returns
+    -------
+    Rows that sum to one; zeros where a query may look nowhere.
+    """
+    scores = _scores(q, k, mask, causal, scale)
+    return namespace(scores).exp(scores - _log_sums(scores))
 
 
 def _dropout_factor(probs: Array, dropout: float, seed: int) -> Array:
@@ -74,11 +101,7 @@ def attention(
     """
     xp = namespace(q, k, v)
     scores = _scores(q, k, mask, causal, scale)
-    top = scores.max(axis=-1, keepdims=True)
-    nowhere = top == -math.inf
-    top = xp.where(nowhere, 0, top)  # -inf minus -inf would be NaN
-    total = xp.exp(scores - top).sum(axis=-1, keepdims=True)
-    lse = xp.where(nowhere, math.inf, top + xp.log(xp.where(nowhere, 1, total)))
+    lse = _log_sums(scores)
     probs = xp.exp(scores - lse)
     if dropout:
         probs = probs * _dropout_factor(probs, dropout, seed).astype(probs.dtype)
@@ -126,53 +149,6 @@ def attention_backward(
     return xp.matmul(dscores, k), xp.matmul(dscores.swapaxes(-1, -2), q), dv
 
 
-@dataclass
-class KeyValueCache:
-    """Keys and values of the positions that one attention layer has seen, so that generation need not redo them.
-
-    Attributes
-    ----------
-    max_len : positions there is room for
-    length : positions kept so far
-    """
-
-    max_len: int
-    length: int = 0
-    _keys: Array | None = None
-    _values: Array | None = None
-
-    def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append (B, H, T, hd) and return all kept so far, (B, H, length, hd), as views.
-
-        Raises
-        ------
-        ShapeError, DtypeError
-            If there is no room left, or these heads are not like those it holds.
-        """
-        batch, heads, new, dim = k.shape
-        if self._keys is None or self._values is None:
-            xp = namespace(k, v)
-            self._keys = xp.empty((batch, heads, self.max_len, dim), dtype=k.dtype)
-            self._values = xp.empty_like(self._keys)
-        held, held_heads, _, held_dim = self._keys.shape
-        if held != batch:
-            raise ShapeError(f"KeyValueCache: it holds a batch of {held}, got one of {batch}")
-        if (held_heads, held_dim) != (heads, dim):
-            raise ShapeError(
-                f"KeyValueCache: it holds {held_heads} heads of width {held_dim}, got {heads} of width {dim}: "
-                "each attention layer needs a cache of its own"
-            )
-        if self._keys.dtype != k.dtype:
-            raise DtypeError(f"KeyValueCache: it holds {self._keys.dtype}, got {k.dtype}")
-        end = self.length + new
-        if end > self.max_len:
-            raise ShapeError(f"KeyValueCache: sequence of length {end} is longer than max_len {self.max_len}")
-        self._keys[:, :, self.length : end] = k
-        self._values[:, :, self.length : end] = v
-        self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
-
-
 class MultiHeadAttention(Layer):
     """Attention with several heads, state_dict-compatible with torch.nn.MultiheadAttention (batch first).
 
@@ -184,6 +160,11 @@ class MultiHeadAttention(Layer):
     bias : whether the four projections have one
     rotary : turns queries and keys by their position; its width must be that of a head
     generator : draws the initial weights, and the dropout seeds
+
+    Attributes
+    ----------
+    keep_weights : whether each forward also computes its weights, before dropout, to be looked at
+    last_weights : those of the latest forward, (B, H, T, S), or None; see :func:`keep_attention_weights`
     """
 
     def __init__(
@@ -216,6 +197,8 @@ class MultiHeadAttention(Layer):
         if self.out_proj.bias is not None:
             self.out_proj.bias.data.fill(0)
         self.rotary = rotary
+        self.keep_weights = False
+        self.last_weights: Array | None = None
 
     def _check(self, query: Array, memory: Array, mask: Array | None, start: int) -> None:
         for name, x in (("query", query), ("key and value", memory)):
@@ -255,6 +238,10 @@ class MultiHeadAttention(Layer):
         batch, time, _ = packed.shape
         return packed.reshape(batch, time, -1, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
 
+    def _keys_and_values(self, memory: Array) -> tuple[Array, Array]:
+        k, v = self._project(memory, slice(self.embed_dim, None))
+        return k, v
+
     def _project_backward(self, dheads: Array, x: Array, rows: slice) -> Array:
         """Gradient of :meth:`_project`; `dheads` is (B, T, n, H, hd), contiguous."""
         batch, time = x.shape[:2]
@@ -274,7 +261,7 @@ class MultiHeadAttention(Layer):
         memory: Array | None = None,
         mask: Array | None = None,
         causal: bool = False,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | MemoryCache | None = None,
     ) -> Array:
         """Attend from `query` to `memory`, or to itself.
 
@@ -284,7 +271,7 @@ class MultiHeadAttention(Layer):
         memory : (B, S, C), where keys and values come from; None for self-attention
         mask : bool, broadcastable to (B, H, T, S), True where a query may look
         causal : no query sees a later key
-        cache : keys and values of earlier positions, extended by these; inference only
+        cache : keys and values of earlier positions, extended by these, or those of the memory; inference only
 
         Returns
         -------
@@ -292,21 +279,27 @@ class MultiHeadAttention(Layer):
         """
         if cache is not None and not is_inference():
             raise BackwardError("MultiHeadAttention: a key/value cache has no backward; use tg.inference()")
-        start = 0 if cache is None else cache.length
+        if isinstance(cache, MemoryCache) and (memory is None or self.rotary is not None):
+            what = "it keeps those of a memory" if memory is None else "it knows no position for rotary to turn by"
+            raise ConfigError(f"MultiHeadAttention: a MemoryCache cannot serve here: {what}")
+        start = cache.length if isinstance(cache, KeyValueCache) else 0
         self._check(query, query if memory is None else memory, mask, start)
         if memory is None:
             q, k, v = self._project(query, slice(None))  # (B, H, T, hd) each
         else:
             (q,) = self._project(query, slice(0, self.embed_dim))
-            k, v = self._project(memory, slice(self.embed_dim, None))
+            project = self._keys_and_values
+            k, v = cache.get(memory, project) if isinstance(cache, MemoryCache) else project(memory)
         if self.rotary is not None:
             q, k = self.rotary(q, start), self.rotary(k, start)
-        if cache is not None:
+        if isinstance(cache, KeyValueCache):
             k, v = cache.extend(k, v)
         scale = 1 / math.sqrt(self.head_dim)
         dropout = self.dropout if self.training else 0.0
         seed = self.generator.draw_seed() if dropout else 0
         y, lse = attention(q, k, v, mask, causal, scale, dropout, seed)
+        if self.keep_weights:
+            self.last_weights = attention_weights(q, k, mask, causal, scale)
         self.save(query, memory, q, k, v, mask, y, lse, causal, scale, dropout, seed)
         return self.out_proj(_merge_heads(y))
 
@@ -329,6 +322,33 @@ class MultiHeadAttention(Layer):
 
     def extra_repr(self) -> str:
         return f"{self.embed_dim}, {self.num_heads}, dropout={self.dropout}"
+
+
+@contextmanager
+def keep_attention_weights(layer: Layer) -> Iterator[dict[str, MultiHeadAttention]]:
+    """Let all attention in `layer` keep the weights of its forward, which it otherwise never holds as a whole.
+
+    Yields
+    ------
+    Attention layers by name, in order; ``last_weights`` of each is (B, H, T, S) once forward has run, and is gone at
+    the end of the ``with``.
+
+    Examples
+    --------
+    >>> with keep_attention_weights(model) as found:
+    ...     model(input_ids)
+    ...     weights = [attention.last_weights for attention in found.values()]
+    """
+    found = {name: child for name, child in layer.named_layers() if isinstance(child, MultiHeadAttention)}
+    before = [attention.keep_weights for attention in found.values()]
+    for attention in found.values():
+        attention.keep_weights = True
+    try:
+        yield found
+    finally:
+        for attention, kept in zip(found.values(), before, strict=True):
+            attention.keep_weights = kept
+            attention.last_weights = None
 
 
 def _merge_heads(y: Array) -> Array:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..backend import inference, is_inference
 from ..errors import BackwardError
-from .attention import KeyValueCache
 from .base import Layer
+from .caches import KeyValueCache, MemoryCache
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def checkpoint_forward(layer: Layer, *args: Any, **kwargs: Any) -> Any:
     """
     if is_inference():  # there will be no backward
         return layer(*args, **kwargs)
-    if any(isinstance(value, KeyValueCache) for value in (*args, *kwargs.values())):
+    if any(isinstance(value, KeyValueCache | MemoryCache) for value in (*args, *kwargs.values())):
         raise BackwardError(f"{type(layer).__name__}: a key/value cache has no backward; use tg.inference()")
     checkpoint = _Checkpoint(
         args,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from ..backend import Array, Generator, default_generator
 from ..errors import ConfigError
 from .activation import make_activation
-from .attention import KeyValueCache, MultiHeadAttention
+from .attention import MultiHeadAttention
 from .base import Layer, check_positive
+from .caches import KeyValueCache
 from .checkpointing import checkpoint_backward, checkpoint_forward
 from .containers import LayerList
 from .dropout import Dropout
