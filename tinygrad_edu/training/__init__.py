@@ -20,9 +20,10 @@ from .callbacks import (
     TensorBoard,
 )
 from .config import RunConfig, TrainingSection, dump_config, load_config, make_config
-from .evaluation import evaluate_language_model
+from .evaluation import evaluate_batches, evaluate_language_model, evaluate_loss
 from .foundry_schema import FoundryConfig
 from .history import History, JsonlHistory, RecordHistory, read_history
+from .masking import masked_batches
 from .progress import ProgressBar
 from .resume import ResumeWarning, trained_weights
 from .trainable import LayerWithLoss, Trainable
@@ -52,13 +53,16 @@ __all__ = [
     "TrainingResult",
     "TrainingSection",
     "dump_config",
+    "evaluate_batches",
     "evaluate_language_model",
+    "evaluate_loss",
     "list_checkpoints",
     "load_checkpoint",
     "load_config",
     "load_weights",
     "make_config",
     "make_optimizer",
+    "masked_batches",
     "read_history",
     "save_checkpoint",
     "save_weights",

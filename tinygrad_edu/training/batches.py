@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any, Protocol
 
@@ -96,7 +96,7 @@ def as_loader(loader: Any, name: str = "loader") -> Loader:
     return found
 
 
-def one_pass(loader: Any) -> Iterator[Any]:
+def one_pass(loader: Any) -> Generator[Any]:
     """The batches of an epoch, after which the loader stands where it stood.
 
     So each pass gives the same batches: evaluations can be compared with each other, masks drawn by a
