@@ -1,18 +1,32 @@
-"""Corpora, tokenizers, token files and loaders: from text to batches of ids."""
+"""Corpora, tokenizers, token files, collators and loaders: from text to batches of ids."""
 
 from .corpora import Corpus, Documents, load_corpus
 from .files import default_cache_dir
 from .loader import TokenLoader, evaluation_windows
-from .tokenizers import Tokenizer, corpus_tokenizer, load_tokenizer, train_bpe
+from .tokenizers import (
+    KINDS,
+    Tokenizer,
+    TokenizerFactory,
+    corpus_tokenizer,
+    load_tokenizer,
+    train_bpe,
+    train_character,
+    train_joint_bpe_tokenizer,
+    train_sentencepiece,
+    train_tokenizer_from_config,
+    train_wordpiece,
+)
 from .tokens import TokenFile, TokenInfo, prepare_tokens, write_tokens
 
 __all__ = [
+    "KINDS",
     "Corpus",
     "Documents",
     "TokenFile",
     "TokenInfo",
     "TokenLoader",
     "Tokenizer",
+    "TokenizerFactory",
     "corpus_tokenizer",
     "default_cache_dir",
     "evaluation_windows",
@@ -20,5 +34,10 @@ __all__ = [
     "load_tokenizer",
     "prepare_tokens",
     "train_bpe",
+    "train_character",
+    "train_joint_bpe_tokenizer",
+    "train_sentencepiece",
+    "train_tokenizer_from_config",
+    "train_wordpiece",
     "write_tokens",
 ]

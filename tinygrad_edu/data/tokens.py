@@ -174,7 +174,7 @@ def write_tokens(
         The file of ids, ending in ``.bin``. The JSON takes the same name with ``.json``.
     documents : iterable of str
     tokenizer : Tokenizer
-        Must have an end-of-text token.
+        Must have an end-of-text token, or a separator (``[SEP]``).
     corpus_hash : str
         Where the documents come from: `Corpus.content_hash`.
 
@@ -193,7 +193,7 @@ def write_tokens(
     path = Path(path)
     if path.suffix != ".bin":
         raise ConfigError(f"path: {path}, wanted a name that ends in .bin")
-    end = tokenizer.eos_token_id
+    end = tokenizer.end_token_id
     if end is None:
         raise ConfigError(f"{tokenizer.where}: has no end-of-text token, which separates documents")
     dtype = smallest_dtype(tokenizer.vocab_size)
