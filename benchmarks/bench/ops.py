@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import statistics
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.recurrent import GATES
 from bench.workload import IGNORED, Workload
 
 Arguments = tuple[Any, ...]
@@ -142,10 +144,31 @@ def _rotary(s: Shapes) -> Arguments:
     return s.heads(), np.cos(angles), np.sin(angles)
 
 
+def _recurrent(s: Shapes, name: str) -> Arguments:
+    """One layer of width C over the sequences, time first."""
+    width, rows = s.w.d_model, GATES[name] * s.w.d_model
+    scale = s.dtype.type(1 / math.sqrt(width))
+    states = [s.normal(s.w.batch, width) for _ in range(2 if name == "lstm" else 1)]
+    parameters = [s.normal(*shape) * scale for shape in ((rows, width), (rows, width), (rows,), (rows,))]
+    how = ("tanh",) if name == "rnn" else ()
+    return s.x().swapaxes(0, 1), *states, *parameters, None, False, *how
+
+
+def _recurrent_backward(s: Shapes, name: str) -> Arguments:
+    x, *rest = _recurrent(s, name)
+    count = 2 if name == "lstm" else 1
+    y, *results = _reference(name, x, *rest)
+    dstates = [s.normal(*state.shape) for state in results[:count]]
+    weights, how = rest[count : count + 2], rest[count + 4 :]
+    return s.normal(*y.shape), *dstates, x, *weights, *how, *results[count:], True
+
+
 ELEMENTWISE = ("erf", "relu", "gelu", "gelu_tanh", "sigmoid", "silu", "tanh")
 
 CASES: dict[str, Callable[[Shapes], Arguments]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **{name: functools.partial(_recurrent, name=name) for name in GATES},
+    **{f"{name}_backward": functools.partial(_recurrent_backward, name=name) for name in GATES},
     **{f"{name}_backward": _elementwise_backward for name in ELEMENTWISE if name != "erf"},
     "gemm": lambda s: (
         s.normal(s.rows, s.w.ffn).T,

@@ -267,7 +267,38 @@ def _rotary(d: Draw) -> tuple[Any, ...]:
     return d.normal(*d.shape(), length, 2 * half), d.normal(length, half), d.normal(length, half)
 
 
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+
+
+def _recurrent(d: Draw, name: str) -> tuple[Any, ...]:
+    """Widths that are whole tiles and that are not, one step and several, lengths of 1 and of all."""
+    time, batch, inputs = d.choice(1, 2, 5), d.choice(0, 1, 3, 4, 9, 17), d.choice(1, 5, 32, 37)
+    width = d.choice(1, 3, 8, 16, 33)
+    if d.large:
+        time, batch, width = 40, 9, 47
+    rows = GATES[name] * width
+    states = [d.normal(batch, width) for _ in range(2 if name == "lstm" else 1)]
+    weights = [d.normal(rows, inputs, scale=0.3), d.normal(rows, width, scale=0.3)]
+    biases = [d.normal(rows), d.normal(rows)] if d.choice(True, False) else [None, None]
+    lengths = 1 + d.ids(time, batch) if d.choice(True, False) else None
+    x = d.normal(batch, time, inputs).swapaxes(0, 1) if d.choice(True, False) else d.normal(time, batch, inputs)
+    how = (d.choice("tanh", "relu"),) if name == "rnn" else ()
+    return x, *states, *weights, *biases, lengths, d.choice(True, False), *how
+
+
+def _recurrent_backward(d: Draw, name: str) -> tuple[Any, ...]:
+    x, *rest = _recurrent(d, name)
+    count = 2 if name == "lstm" else 1
+    with reference_ops():
+        y, *results = registered_ops()[name](x, *rest)
+    dstates = [d.normal(*state.shape) for state in results[:count]]
+    weights, how = rest[count : count + 2], rest[count + 4 :]
+    return d.normal(*y.shape), *dstates, x, *weights, *how, *results[count:], d.choice(True, False)
+
+
 ARGUMENTS: dict[str, Entry] = {
+    **{name: Entry(lambda d, name=name: _recurrent(d, name), longer=2) for name in GATES},
+    **{f"{name}_backward": Entry(lambda d, name=name: _recurrent_backward(d, name), longer=2) for name in GATES},
     "rotary": Entry(_rotary),
     **{name: Entry(_one) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh", "erf")},
     **{f"{name}_backward": Entry(_two) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh")},

@@ -157,9 +157,10 @@ def rnn_backward(
     for t in reversed(_order(len(x), reverse)):
         dnew = dh + dy[t]
         slope = 1 - after[t] * after[t] if nonlinearity == "tanh" else after[t] > 0
-        dz[t] = _blank_padding(dnew * slope, None if real is None else real[t])
+        here = None if real is None else real[t]
+        dz[t] = _blank_padding(dnew * slope, here)
         through = gemm(dz[t], weight_hh)
-        dh = through if real is None else xp.where(real[t], through, dh)
+        dh = through if here is None else xp.where(here, through, dh)
     dx, dweight_ih, dbias = linear_backward(dz, _blank_padding(x, real), weight_ih, with_bias)
     return dx, dh, dweight_ih, _weight_hh_gradient(dz, before), dbias, dbias
 
@@ -200,7 +201,8 @@ def lstm(
     -------
     y : (T, B, H), the states, zero beyond a sequence's end
     hn, cn : (B, H), state and cell after the last step
-    hidden, cells : (T + 1, B, H), and gates : (T, B, 4H), all of i, f, g, o; kept for the backward pass
+    hidden, cells : (T + 1, B, H), and gates : (T, B, 4H), all of i, f, g, o, zero beyond a sequence's end; kept for
+        the backward pass
     """
     xp = namespace(x, h0, c0, weight_ih, weight_hh)
     real = _real(x, lengths)
@@ -210,11 +212,12 @@ def lstm(
     for t in _order(len(x), reverse):
         z = _split(gates[t] + linear(h_before[t], weight_hh, bias_hh), 4)
         i, f, g, o = sigmoid(z[0]), sigmoid(z[1]), xp.tanh(z[2]), sigmoid(z[3])
-        gates[t] = xp.concatenate([i, f, g, o], axis=-1)
+        here = None if real is None else real[t]
+        gates[t] = _blank_padding(xp.concatenate([i, f, g, o], axis=-1), here)
         c = f * c_before[t] + i * g
         h = o * xp.tanh(c)
-        c_after[t] = c if real is None else xp.where(real[t], c, c_before[t])
-        h_after[t] = h if real is None else xp.where(real[t], h, h_before[t])
+        c_after[t] = c if here is None else xp.where(here, c, c_before[t])
+        h_after[t] = h if here is None else xp.where(here, h, h_before[t])
     y = _blank_padding(h_after, real)
     return y, _last(hidden, reverse), _last(cells, reverse), hidden, cells, gates
 
@@ -279,10 +282,11 @@ def lstm_backward(
             ],
             axis=-1,
         )
-        dz[t] = _blank_padding(dgates, None if real is None else real[t])
+        here = None if real is None else real[t]
+        dz[t] = _blank_padding(dgates, here)
         through = gemm(dz[t], weight_hh)
-        dh = through if real is None else xp.where(real[t], through, dh)
-        dc = dc_new * f if real is None else xp.where(real[t], dc_new * f, dc)
+        dh = through if here is None else xp.where(here, through, dh)
+        dc = dc_new * f if here is None else xp.where(here, dc_new * f, dc)
     dx, dweight_ih, dbias = linear_backward(dz, _blank_padding(x, real), weight_ih, with_bias)
     return dx, dh, dc, dweight_ih, _weight_hh_gradient(dz, h_before), dbias, dbias
 
@@ -325,7 +329,8 @@ def gru(
     -------
     y : (T, B, H), the states, zero beyond a sequence's end
     hn : (B, H), the state after the last step
-    hidden : (T + 1, B, H), and gates : (T, B, 4H), all of r, z, n and u^n; kept for the backward pass
+    hidden : (T + 1, B, H), and gates : (T, B, 4H), all of r, z, n and u^n, zero beyond a sequence's end; kept for the
+        backward pass
     """
     xp = namespace(x, h0, weight_ih, weight_hh)
     real = _real(x, lengths)
@@ -336,9 +341,10 @@ def gru(
         (ar, az, an), (ur, uz, un) = _split(inputs[t], 3), _split(linear(before[t], weight_hh, bias_hh), 3)
         r, z = sigmoid(ar + ur), sigmoid(az + uz)
         n = xp.tanh(an + r * un)
-        gates[t] = xp.concatenate([r, z, n, un], axis=-1)
+        here = None if real is None else real[t]
+        gates[t] = _blank_padding(xp.concatenate([r, z, n, un], axis=-1), here)
         h = (1 - z) * n + z * before[t]
-        after[t] = h if real is None else xp.where(real[t], h, before[t])
+        after[t] = h if here is None else xp.where(here, h, before[t])
     return _blank_padding(after, real), _last(hidden, reverse), hidden, gates
 
 
@@ -395,7 +401,7 @@ def gru_backward(
         da[t] = _blank_padding(xp.concatenate([dar, daz, dan], axis=-1), here)
         du[t] = _blank_padding(xp.concatenate([dar, daz, dan * r], axis=-1), here)
         through = dnew * z + gemm(du[t], weight_hh)
-        dh = through if real is None else xp.where(real[t], through, dh)
+        dh = through if here is None else xp.where(here, through, dh)
     dx, dweight_ih, dbias_ih = linear_backward(da, _blank_padding(x, real), weight_ih, with_bias)
     dbias_hh = du.reshape(-1, du.shape[-1]).sum(axis=0) if with_bias else None
     return dx, dh, dweight_ih, _weight_hh_gradient(du, before), dbias_ih, dbias_hh

@@ -6,6 +6,34 @@ from .stale import discard_stale_code
 
 discard_stale_code(Path(__file__).parent)  # before the modules below load what was kept
 
-from . import activation, attention, dropout, embedding, gemm, linear, losses, norm, optim, position  # noqa: E402
+from . import (  # noqa: E402
+    activation,
+    attention,
+    dropout,
+    embedding,
+    gemm,
+    linear,
+    losses,
+    norm,
+    optim,
+    position,
+    recurrent_gru,
+    recurrent_lstm,
+    recurrent_rnn,
+)
 
-__all__ = ["activation", "attention", "dropout", "embedding", "gemm", "linear", "losses", "norm", "optim", "position"]
+__all__ = [
+    "activation",
+    "attention",
+    "dropout",
+    "embedding",
+    "gemm",
+    "linear",
+    "losses",
+    "norm",
+    "optim",
+    "position",
+    "recurrent_gru",
+    "recurrent_lstm",
+    "recurrent_rnn",
+]

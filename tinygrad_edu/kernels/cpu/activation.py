@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from ...backend import kernel
-from .common import exp32, expect, flat, inline, parallel
+from .common import exp32, expect, flat, inline, parallel, sigmoid32
 
 # Elements a task works on: enough to be worth a task, few enough to share evenly. Each task slices its part, because
 # a loop from 0 to a slice's end provably never wraps a negative index, and only then becomes vector code.
@@ -38,12 +38,6 @@ def _normal(x):  # type: ignore[no-untyped-def]
     return (tail if x < 0 else _ONE - tail), bell
 
 
-@inline
-def _sigmoid(x):  # type: ignore[no-untyped-def]
-    """1/(1 + e^-x); e^-x may be infinite, and the quotient is then 0 as it should be."""
-    return _ONE / (_ONE + exp32(-x))
-
-
 @parallel
 def _gelu(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
@@ -71,7 +65,7 @@ def _gelu_tanh(x, y):  # type: ignore[no-untyped-def]
         xs, ys = x[part], y[part]
         for i in range(xs.size):
             # (1 + tanh u)/2 = sigmoid(2u)
-            ys[i] = xs[i] * _sigmoid(_TWICE_SQRT_2_OVER_PI * (xs[i] + _CUBIC * xs[i] * xs[i] * xs[i]))
+            ys[i] = xs[i] * sigmoid32(_TWICE_SQRT_2_OVER_PI * (xs[i] + _CUBIC * xs[i] * xs[i] * xs[i]))
 
 
 @parallel
@@ -80,7 +74,7 @@ def _gelu_tanh_backward(dy, x, dx):  # type: ignore[no-untyped-def]
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         dys, xs, dxs = dy[part], x[part], dx[part]
         for i in range(xs.size):
-            s = _sigmoid(_TWICE_SQRT_2_OVER_PI * (xs[i] + _CUBIC * xs[i] * xs[i] * xs[i]))
+            s = sigmoid32(_TWICE_SQRT_2_OVER_PI * (xs[i] + _CUBIC * xs[i] * xs[i] * xs[i]))
             slope = _TWICE_SQRT_2_OVER_PI * (_ONE + np.float32(3) * _CUBIC * xs[i] * xs[i])
             dxs[i] = dys[i] * (s + xs[i] * s * (_ONE - s) * slope)
 
@@ -91,7 +85,7 @@ def _silu(x, y):  # type: ignore[no-untyped-def]
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         xs, ys = x[part], y[part]
         for i in range(xs.size):
-            ys[i] = xs[i] * _sigmoid(xs[i])
+            ys[i] = xs[i] * sigmoid32(xs[i])
 
 
 @parallel
@@ -100,7 +94,7 @@ def _silu_backward(dy, x, dx):  # type: ignore[no-untyped-def]
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         dys, xs, dxs = dy[part], x[part], dx[part]
         for i in range(xs.size):
-            s = _sigmoid(xs[i])
+            s = sigmoid32(xs[i])
             dxs[i] = dys[i] * s * (_ONE + xs[i] * (_ONE - s))
 
 

@@ -112,7 +112,7 @@ inline = numba.njit(fastmath=_FASTMATH, cache=_KEEP, error_model="numpy", inline
 _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)  # few bits, so that n * _LN2_HIGH is exact
 _LN2_LOW = np.float32(-2.12194440e-4)
-_ONE, _ZERO = np.float32(1), np.float32(0)
+_ONE, _TWO, _ZERO = np.float32(1), np.float32(2), np.float32(0)
 _LOWEST, _HIGHEST, _INF = np.float32(-87.3), np.float32(88.7), np.float32(np.inf)
 
 
@@ -134,6 +134,31 @@ def exp32(x):  # type: ignore[no-untyped-def]
     y = y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
     y = y if not x < _LOWEST else _ZERO  # also e^-inf = 0; a NaN stays NaN
     return y if not x > _HIGHEST else _INF
+
+
+@inline
+def sigmoid32(x):  # type: ignore[no-untyped-def]
+    """1/(1 + e^-x); e^-x may be infinite, and the quotient is then 0 as it should be."""
+    return _ONE / (_ONE + exp32(-x))
+
+
+@inline
+def tanh32(x):  # type: ignore[no-untyped-def]
+    """Hyperbolic tangent in float32 to about 2 ulp, without a call.
+
+    Near zero, where a quotient of exponentials would lose its digits, the polynomial of Cephes' tanhf (Moshier).
+    """
+    z = x * x
+    p = np.float32(-5.70498872745e-3)
+    p = p * z + np.float32(2.06390887954e-2)
+    p = p * z - np.float32(5.37397155531e-2)
+    p = p * z + np.float32(1.33314422036e-1)
+    p = p * z - np.float32(3.33332819422e-1)
+    near = p * z * x + x
+    size = abs(x)
+    far = _ONE - _TWO / (exp32(size + size) + _ONE)
+    far = far if x > 0 else -far
+    return near if size < np.float32(0.625) else far
 
 
 @numba.njit(fastmath=_FASTMATH | {"nnan"}, cache=_KEEP, error_model="numpy")
