@@ -58,6 +58,39 @@ def doctor(
 
 app.command()(check)
 
+#: These read their own arguments, ``--help`` among them: they are the same programs that the projects run.
+_AS_IS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_AS_IS, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train a model: train --config FILE [key=value ...], or train --resume RUN."""
+    from .training import FoundryConfig
+    from .training.jobs import train_program
+
+    about = "Train a language or translation model as a config file says."
+    raise typer.Exit(
+        train_program(context.args, default=None, schema=FoundryConfig, description=about, program="tinygrad-edu train")
+    )
+
+
+@app.command(context_settings=_AS_IS, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """Measure a trained model: evaluate --checkpoint RUN [--split test] [--ngrams] [--json]."""
+    from .training.jobs import evaluate_program
+
+    about = "Measure a trained model, or let it write."
+    raise typer.Exit(evaluate_program(context.args, description=about, program="tinygrad-edu evaluate"))
+
+
+@app.command(context_settings=_AS_IS, add_help_option=False)
+def generate(context: typer.Context) -> None:
+    """Let a trained model write: generate --checkpoint RUN --prompt TEXT."""
+    from .training.jobs import generate_program
+
+    about = "Let a trained model write, token by token."
+    raise typer.Exit(generate_program(context.args, description=about, program="tinygrad-edu generate"))
+
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one line, not a traceback."""

@@ -110,7 +110,8 @@ class RecurrentLanguageModel(BaseLanguageModel):
 
     def __init__(self, config: RecurrentConfig | dict[str, Any] | Any):
         super().__init__()
-        self.config = c = self.config_class.from_any(config)
+        c: Any = self.config_class.from_any(config)
+        self.config = c
         self.vocab_size, self.max_seq_len = c.vocab_size, c.max_seq_len
         self.objective: Literal["causal_lm", "masked_lm"] = c.objective
         self.supports_generation = c.objective == "causal_lm"
@@ -132,6 +133,7 @@ class RecurrentLanguageModel(BaseLanguageModel):
             project = c.tied_head and features != c.width
             self.projection = Linear(features, c.width, True, self.generator) if project else None
             self.head = Linear(c.width if c.tied_head else features, c.vocab_size, True, self.generator)
+            assert self.head.bias is not None, "it was asked for"
             self.head.bias.data.fill(0)
             if c.tied_head:
                 self.head.weight = self.embedding.weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -137,8 +138,9 @@ def create_model_from_config(config: Any, vocab_size: int | None = None) -> Base
         raise ConfigError("create_model_from_config: config has no tokenizer.vocab_size, and none was given")
     kind = get_architecture(model["architecture"])
     settings = kind.settings_from_run(model)
-    training = run.get("training") or {}
-    settings |= {name: training[name] for name in ("seed", "device") if name in training}
+    training, known = run.get("training") or {}, {f.name for f in fields(kind.config_class)}
+    beside = ("seed", "device", "objective", "carry_state")
+    settings |= {name: training[name] for name in beside if name in training and name in known}
     return _build(kind.model_type, {**settings, "vocab_size": vocab_size})
 
 

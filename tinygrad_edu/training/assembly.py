@@ -11,10 +11,16 @@ from typing import Any
 from ..backend import cuda_available
 from ..data import Corpus, TokenFile, Tokenizer, corpus_tokenizer, load_corpus, load_tokenizer, prepare_tokens
 from ..errors import CheckpointError, ConfigError, ShapeError
-from ..models import CustomTransformerConfig, CustomTransformerWrapper
+from ..data.tokenizers import END_OF_TEXT
+from ..models import BaseLanguageModel, create_model_from_config
 from ..storage import Checkpoint
 from .config import make_config
+from .foundry_schema import FoundryConfig
+from .foundry_sections import TRAINED_TOKENIZERS
 from .schema import RunConfig
+
+#: Of a tokenizer for a masked model, where the settings name none: BERT's.
+MASKED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class TextData:
         }
 
 
-def prepare_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> TextData:
+def prepare_data(config: Any, tokenizer: Tokenizer | None = None) -> TextData:
     """Load the corpus, train or load the tokenizer, and write the tokens (or take all that from the cache).
 
     Parameters
@@ -54,39 +60,60 @@ def prepare_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> TextD
     corpus = load_corpus(
         data.dataset, text_column=data.text_column, use_subset=data.use_subset, subset_size=data.subset_size
     )
-    if tokenizer is None and config.tokenizer.type == "bpe":
-        tokenizer = corpus_tokenizer(corpus, config.tokenizer.vocab_size)
-    elif tokenizer is None:
-        tokenizer = load_tokenizer(config.tokenizer.type)
+    if tokenizer is None:
+        tokenizer = _tokenizer(config, corpus)
     return TextData(corpus, tokenizer, prepare_tokens(corpus, tokenizer))
 
 
-def build_model(config: RunConfig, vocab_size: int) -> CustomTransformerWrapper:
-    """A new CustomTransformer of the size that `config` asks for."""
-    model, training = config.model, config.training
-    return CustomTransformerWrapper(
-        CustomTransformerConfig(
-            vocab_size=vocab_size,
-            max_seq_len=model.max_seq_len,
-            n_blocks=model.n_blocks,
-            n_heads=model.n_heads,
-            d_model=model.d_model,
-            d_ffn=model.d_ffn or 4 * model.d_model,
-            dropout=model.dropout,
-            position=model.position,
-            norm_placement=model.norm_placement,
-            activation=model.activation,
-            tied_head=model.tied_head,
-            init_std=model.init_std,
-            seed=training.seed,
-            device=training.device,
-        )
+def _tokenizer(config: Any, corpus: Corpus) -> Tokenizer:
+    """Trained on the corpus, or loaded."""
+    wanted = config.tokenizer
+    if wanted.type not in TRAINED_TOKENIZERS:
+        return load_tokenizer(wanted.type)
+    if getattr(config.training, "objective", "causal_lm") == "masked_lm":
+        special = wanted.special_tokens or MASKED_TOKENS
+    else:
+        special = getattr(wanted, "special_tokens", None) or (END_OF_TEXT,)
+    return corpus_tokenizer(
+        corpus,
+        wanted.vocab_size,
+        kind=wanted.type,
+        special_tokens=special,
+        min_frequency=getattr(wanted, "min_frequency", 2),
     )
+
+
+def build_model(config: Any, vocab_size: int) -> BaseLanguageModel:
+    """A new model of the architecture and size that `config` asks for."""
+    if hasattr(config.model, "architecture"):
+        return create_model_from_config(config, vocab_size)
+    settings = config.model_dump()
+    settings["model"] |= {"architecture": "custom_transformer"}  # the one that such settings are for
+    return create_model_from_config(settings, vocab_size)
+
+
+def config_of(checkpoint: Checkpoint) -> Any:
+    """The settings of the run that saved `checkpoint`.
+
+    Raises
+    ------
+    CheckpointError
+        If it holds none, or some that are not allowed.
+    """
+    settings = checkpoint.documents.get("config")
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(f"{checkpoint.path}: holds no config; wanted a checkpoint of a training run")
+    model = settings.get("model")
+    schema: type[Any] = FoundryConfig if isinstance(model, Mapping) and "architecture" in model else RunConfig
+    try:
+        return make_config(settings, schema=schema, where=f"{checkpoint.path / 'config.json'}")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def restore_model(
     checkpoint: Checkpoint, device: str | None = None
-) -> tuple[RunConfig, CustomTransformerWrapper, Tokenizer]:
+) -> tuple[Any, BaseLanguageModel, Tokenizer]:
     """The settings, the trained model and the tokenizer that a run's checkpoint holds.
 
     Parameters
@@ -104,10 +131,7 @@ def restore_model(
     if missing or "model" not in checkpoint.arrays:
         lacking = ", ".join(missing or ["model"])
         raise CheckpointError(f"{checkpoint.path}: holds no {lacking}; wanted a checkpoint of a training run")
-    try:
-        config: RunConfig = make_config(documents["config"], where=f"{checkpoint.path / 'config.json'}")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    config = config_of(checkpoint)
     text = documents["data"].get("tokenizer_json")
     if not isinstance(text, str):
         raise CheckpointError(f"{checkpoint.path}: data.json holds no tokenizer_json")
@@ -119,8 +143,10 @@ def restore_model(
     device = device or ("cpu" if trained_on == "cuda" and not cuda_available() else trained_on)
     training = config.training.model_copy(update={"device": device})
     model = build_model(config.model_copy(update={"training": training}), tokenizer.vocab_size)
+    # Where averaged weights were kept, they are what was measured, and what is to be used.
+    weights = checkpoint.arrays.get("ema") or checkpoint.arrays["model"]
     try:
-        model.load_state_dict(checkpoint.arrays["model"])
+        model.load_state_dict(weights)
     except ShapeError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     return config, model, tokenizer

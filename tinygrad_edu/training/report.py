@@ -42,13 +42,22 @@ def generate_text(
     ShapeError
         If the prompt alone fills the model.
     """
+    ids, length = prompt_ids(model, tokenizer, prompt, max_new_tokens)
+    out = model.generate([ids], length, temperature, top_k, top_p, tokenizer.eos_token_id, seed=seed)
+    return tokenizer.decode([int(token) for token in out[0]])
+
+
+def prompt_ids(
+    model: BaseLanguageModel, tokenizer: Tokenizer, prompt: str, max_new_tokens: int
+) -> tuple[list[int], int]:
+    """The ids that a model reads for a prompt, and the length it may write to; see :func:`generate_text`."""
     start = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids = start + tokenizer.encode(prompt)
     if len(ids) >= model.max_seq_len:
         raise ShapeError(f"prompt: {len(ids)} tokens, wanted fewer than the model's max_seq_len {model.max_seq_len}")
-    length = min(model.max_seq_len, len(ids) + max_new_tokens)
-    out = model.generate([ids], length, temperature, top_k, top_p, tokenizer.eos_token_id, seed=seed)
-    return tokenizer.decode([int(token) for token in out[0]])
+    if not ids:
+        raise ShapeError("prompt: it is empty, and the tokenizer has no end-of-text token to begin with; give one")
+    return ids, min(model.max_seq_len, len(ids) + max_new_tokens)
 
 
 def score_figures(score: LanguageScore) -> dict[str, Any]:
