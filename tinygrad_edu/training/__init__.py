@@ -21,8 +21,10 @@ from .callbacks import (
 )
 from .config import RunConfig, TrainingSection, dump_config, load_config, make_config
 from .evaluation import evaluate_batches, evaluate_language_model, evaluate_loss
+from .fitting import EpochTrainer, TransformerTrainer, train_model
 from .foundry_schema import FoundryConfig
 from .history import History, JsonlHistory, RecordHistory, read_history
+from .language_model_trainer import LanguageModelTrainer
 from .masking import masked_batches
 from .progress import ProgressBar
 from .resume import ResumeWarning, trained_weights
@@ -35,10 +37,12 @@ __all__ = [
     "Checkpoint",
     "CheckpointWarning",
     "EarlyStopping",
+    "EpochTrainer",
     "FoundryConfig",
     "GradientStatistics",
     "History",
     "JsonlHistory",
+    "LanguageModelTrainer",
     "LayerWithLoss",
     "LearningRateMonitor",
     "ProgressBar",
@@ -52,6 +56,7 @@ __all__ = [
     "TrainerState",
     "TrainingResult",
     "TrainingSection",
+    "TransformerTrainer",
     "dump_config",
     "evaluate_batches",
     "evaluate_language_model",
@@ -66,6 +71,7 @@ __all__ = [
     "read_history",
     "save_checkpoint",
     "save_weights",
+    "train_model",
     "trained_weights",
     "verify_checkpoint",
 ]

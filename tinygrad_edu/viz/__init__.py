@@ -1,5 +1,5 @@
 """Pictures of training runs."""
 
-from .curves import plot_history
+from .curves import plot_history, plot_learning_rate
 
-__all__ = ["plot_history"]
+__all__ = ["plot_history", "plot_learning_rate"]

@@ -1,15 +1,15 @@
-"""The picture of a training run: loss over steps, with learning rate and gradient norm below."""
+"""Pictures of a training run: loss over steps, with learning rate and gradient norm below; the learning rate alone."""
 
 from __future__ import annotations
 
 import io
 import math
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
+from ..storage import write_atomic
 
 _TRAIN, _VALIDATION, _QUIET = "#4c78a8", "#e45756", "#6b7280"
 
@@ -33,8 +33,6 @@ def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
 def plot_history(records: Iterable[Mapping[str, Any]], path: str | Path, *, title: str = "", dpi: int = 150) -> Path:
     """Draw the history of a run into a picture file.
 
-    Draws on a figure of its own: no pyplot, no window, no change of matplotlib's global settings.
-
     Parameters
     ----------
     records : as :func:`tinygrad_edu.training.history.read_history` gives them
@@ -52,30 +50,101 @@ def plot_history(records: Iterable[Mapping[str, Any]], path: str | Path, *, titl
     DataError
         If there is nothing to draw, or the picture cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     path = Path(path)
     train, validation = _series(records)
     if not train and not validation:
         raise DataError(f"{path}: no training or evaluation records to draw")
-    figure = Figure(figsize=(8.0, 5.4), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    rates = [r for r in train if "learning_rate" in r and "grad_norm" in r]
+    figure = _figure(8.0, 5.4 if rates else 4.0)
+    top, *below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1)) if rates else [figure.subplots()]
     _draw_loss(top, train, validation)
-    if title:
-        top.set_title(title.replace("$", r"\$"), loc="left", fontsize=11, fontweight="bold")
-    _draw_rates(bottom, train)
-    for axes in (top, bottom):
+    _title(top, title)
+    if rates:
+        _draw_rates(below[0], rates)
+    (below or [top])[-1].set_xlabel("step")
+    for axes in (top, *below):
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines["top"].set_visible(False)
+    return _save(figure, path, dpi)
+
+
+def plot_learning_rate(
+    schedule: Callable[[int], float],
+    steps: int,
+    path: str | Path,
+    *,
+    done: int | None = None,
+    title: str = "",
+    dpi: int = 150,
+) -> Path:
+    """Draw the course of a learning rate into a picture file; see :func:`plot_history` for how.
+
+    Parameters
+    ----------
+    schedule : learning rate of a step, counted from 0
+    steps : how many to draw
+    path : of the picture; its suffix decides the format
+    done : steps that have been taken, marked by a point; None for no mark
+    title : above the picture
+    dpi : dots an inch
+
+    Returns
+    -------
+    Path
+        Of the picture, written whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        If `steps` is below 1.
+    DataError
+        If the picture cannot be written.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"plot_learning_rate: steps must be an integer >= 1, got {steps!r}")
+    figure = _figure(8.0, 3.0)
+    axes = figure.subplots()
+    drawn = sorted({round(step * (steps - 1) / 2000) for step in range(2001)})  # no more points than can be seen
+    axes.plot([step + 1 for step in drawn], [schedule(step) for step in drawn], color=_QUIET, linewidth=1.6)
+    if done:
+        axes.plot([done], [schedule(done - 1)], color=_VALIDATION, marker="o", markersize=5)
+    _title(axes, title)
+    axes.set_xlabel("step")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return _save(figure, Path(path), dpi)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of its own: no pyplot, no window, no change of matplotlib's global settings."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _title(axes: Any, title: str) -> None:
+    if title:
+        axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11, fontweight="bold")
+
+
+def _save(figure: Any, path: Path, dpi: int) -> Path:
     buffer = io.BytesIO()
     kind = path.suffix.removeprefix(".") or "png"
     try:
         figure.savefig(buffer, format=kind, dpi=dpi)
     except ValueError as error:  # an unknown format
         raise DataError(f"{path}: cannot be drawn: {error}") from error
-    _write(path, buffer.getvalue())
+    try:
+        write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path
 
 
@@ -103,7 +172,8 @@ def _draw_loss(axes: Any, train: Sequence[Mapping[str, Any]], validation: Sequen
             color=_VALIDATION,
             fontsize=9,
         )
-    axes.set_ylabel("loss (nats per token)")
+    tokens = any("tokens" in r for r in train) or any("perplexity" in r for r in validation)
+    axes.set_ylabel("loss (nats per token)" if tokens or not train else "loss")
     axes.legend(frameon=False, loc="upper right")
     axes.spines["right"].set_visible(False)
 
@@ -114,20 +184,9 @@ def _draw_rates(axes: Any, train: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylabel("learning rate", color=_QUIET)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    axes.set_xlabel("step")
     norms = axes.twinx()
     norms.plot(steps, [r["grad_norm"] for r in train], color=_TRAIN, alpha=0.45, linewidth=0.8)
     norms.set_ylabel("gradient norm", color=_TRAIN)
     norms.spines["top"].set_visible(False)
     if any(r["grad_norm"] and r["grad_norm"] > 0 for r in train):
         norms.set_yscale("log")
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
