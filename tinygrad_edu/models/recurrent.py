@@ -106,7 +106,7 @@ class RecurrentLanguageModel(BaseLanguageModel):
     """
 
     config_class: ClassVar[type[ModelConfig]] = RecurrentConfig
-    layer_class: ClassVar[type[Layer]]
+    layer_class: ClassVar[type[LSTM] | type[GRU] | type[RNN]]
 
     def __init__(self, config: RecurrentConfig | dict[str, Any] | Any):
         super().__init__()
@@ -116,6 +116,7 @@ class RecurrentLanguageModel(BaseLanguageModel):
         self.objective: Literal["causal_lm", "masked_lm"] = c.objective
         self.supports_generation = c.objective == "causal_lm"
         features = c.hidden_size * (2 if c.bidirectional else 1)
+        options: dict[str, Any] = {"nonlinearity": c.nonlinearity} if isinstance(c, RNNConfig) else {}
         with use(c.device):
             self.generator = Generator(c.seed)
             self.embedding = Embedding(c.vocab_size, c.width, self.generator, c.init_std)
@@ -127,7 +128,7 @@ class RecurrentLanguageModel(BaseLanguageModel):
                 dropout=c.dropout if c.num_layers > 1 else 0.0,
                 bidirectional=c.bidirectional,
                 generator=self.generator,
-                **({"nonlinearity": c.nonlinearity} if isinstance(c, RNNConfig) else {}),
+                **options,
             )
             self.dropout_out = Dropout(c.dropout, self.generator)
             project = c.tied_head and features != c.width
