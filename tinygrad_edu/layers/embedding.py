@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..backend import Array, Generator, default_generator, namespace, op
-from ..errors import DtypeError, RangeError
+from ..errors import ConfigError, DtypeError, RangeError
 from .base import Layer, Parameter, check_positive
 
 
@@ -68,14 +68,26 @@ class Embedding(Layer):
     num_embeddings, embedding_dim : the size of the table
     generator : draws the initial table, normal with standard deviation `std`
     std : 1, as torch has it; language models use 0.02
+    padding_idx : the id of padding, whose row begins as zeros and gets no gradient from where it is read
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, generator: Generator | None = None, std: float = 1.0):
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        generator: Generator | None = None,
+        std: float = 1.0,
+        padding_idx: int | None = None,
+    ):
         super().__init__()
         check_positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        if padding_idx is not None and not 0 <= padding_idx < num_embeddings:
+            raise ConfigError(f"Embedding: padding_idx must be in [0, {num_embeddings}), got {padding_idx!r}")
         generator = generator or default_generator()
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
         self.weight = Parameter(generator.normal(num_embeddings, embedding_dim, std=std))
+        if padding_idx is not None:
+            self.weight.data[padding_idx] = 0
 
     def forward(self, ids: Array) -> Array:  # (...) -> (..., embedding_dim)
         namespace(self.weight.data, ids)
@@ -85,7 +97,11 @@ class Embedding(Layer):
 
     def backward(self, dy: Array) -> None:
         """Accumulate the gradient of the table; ids have none, so nothing is returned."""
-        embedding_backward(dy, self.saved(), self.weight.grad)
+        ids = self.saved()
+        if self.padding_idx is not None:
+            dy = namespace(dy).where(ids[..., None] == self.padding_idx, 0, dy)
+        embedding_backward(dy, ids, self.weight.grad)
 
     def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}"
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"

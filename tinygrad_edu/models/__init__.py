@@ -1,6 +1,7 @@
 """Models: layers assembled, behind one interface."""
 
 from .base import BaseLanguageModel, ModelOutput
+from .bert import BertConfig, BertForMaskedLM, BertModel
 from .gpt2 import GPT2, GPT2Config
 from .recurrent import (
     GRUConfig,
@@ -22,6 +23,9 @@ from .transformer import CustomTransformer, CustomTransformerConfig, CustomTrans
 __all__ = [
     "GPT2",
     "BaseLanguageModel",
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertModel",
     "CustomTransformer",
     "CustomTransformerConfig",
     "CustomTransformerWrapper",

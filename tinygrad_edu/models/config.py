@@ -51,10 +51,10 @@ def choice(default: str, *allowed: str) -> Any:
     return _field(default, check)
 
 
-def optional(described: Any) -> Any:
-    """None, which is the default, or what `described` allows."""
+def optional(described: Any, default: Any = None) -> Any:
+    """None, or what `described` allows."""
     inner: Check = described.metadata["check"]
-    return _field(None, lambda name, value: None if value is None else inner(name, value))
+    return _field(default, lambda name, value: None if value is None else inner(name, value))
 
 
 def _field(default: Any, check: Check) -> Any:
@@ -62,6 +62,18 @@ def _field(default: Any, check: Check) -> Any:
 
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid")
+#: Names of activations in published ``config.json`` files, and ours.
+PUBLISHED_ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+}
 
 
 @dataclass(kw_only=True)

@@ -6,19 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .config import ModelConfig, choice, count, flag, number, optional
+from .config import PUBLISHED_ACTIVATIONS, ModelConfig, choice, count, flag, number, optional
 from .registry import register_architecture
 from .transformer import CustomTransformerConfig, CustomTransformerWrapper, transformer_settings
-
-#: Hugging Face's names of activations, and ours.
-_ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "tanh": "tanh",
-}
 
 
 @dataclass(kw_only=True)
@@ -45,7 +35,7 @@ class GPT2Config(ModelConfig):
     n_layer: int = count(12)
     n_head: int = count(12)
     n_inner: int | None = optional(count(1))
-    activation_function: str = choice("gelu_new", *_ACTIVATIONS)
+    activation_function: str = choice("gelu_new", *PUBLISHED_ACTIVATIONS)
     resid_pdrop: float = number(0.1, 0.0, 1.0)
     embd_pdrop: float = number(0.1, 0.0, 1.0)
     attn_pdrop: float = number(0.1, 0.0, 1.0)
@@ -76,7 +66,7 @@ class GPT2Config(ModelConfig):
             activation_dropout=0.0,
             position="learned",
             norm_placement="pre",
-            activation=_ACTIVATIONS[self.activation_function],
+            activation=PUBLISHED_ACTIVATIONS[self.activation_function],
             tied_head=self.tie_word_embeddings,
             bias=True,
             eps=self.layer_norm_epsilon,
