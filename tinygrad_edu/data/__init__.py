@@ -1,8 +1,9 @@
 """Corpora, tokenizers, token files, collators and loaders: from text to batches of ids."""
 
+from .collators import CausalLMDataCollator, MaskedLMDataCollator, Seq2SeqDataCollator, get_data_collator
 from .corpora import Corpus, Documents, load_corpus
 from .files import default_cache_dir
-from .loader import TokenLoader, evaluation_windows
+from .loader import StreamLoader, TokenLoader, evaluation_windows
 from .tokenizers import (
     KINDS,
     Tokenizer,
@@ -20,8 +21,12 @@ from .tokens import TokenFile, TokenInfo, prepare_tokens, write_tokens
 
 __all__ = [
     "KINDS",
+    "CausalLMDataCollator",
     "Corpus",
     "Documents",
+    "MaskedLMDataCollator",
+    "Seq2SeqDataCollator",
+    "StreamLoader",
     "TokenFile",
     "TokenInfo",
     "TokenLoader",
@@ -30,6 +35,7 @@ __all__ = [
     "corpus_tokenizer",
     "default_cache_dir",
     "evaluation_windows",
+    "get_data_collator",
     "load_corpus",
     "load_tokenizer",
     "prepare_tokens",

@@ -1,18 +1,18 @@
-"""Batches of token windows: shuffled for training and resumable, each token exactly once for evaluation."""
+"""Batches of tokens: windows shuffled for training, strands for models with a carried state, all once to evaluate."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError, DtypeError, ShapeError
+from .checks import IGNORE, check_integer
+from .resumable import ResumableLoader
 from .tokens import TokenFile
-
-IGNORE = -100  #: label of a position that is not scored
 
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -27,19 +27,43 @@ def _ids_of(tokens: TokenFile | NDArray[Any]) -> NDArray[Any]:
     return ids
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ConfigError(f"{name}: {value!r}, wanted an integer of at least {least}")
+class _TokensLoader(ResumableLoader):
+    """A loader that cuts batches out of one line of tokens."""
+
+    def __init__(
+        self,
+        tokens: TokenFile | NDArray[Any],
+        batch_size: int,
+        seq_len: int,
+        collate: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(collate)
+        check_integer("batch_size", batch_size, 1)
+        check_integer("seq_len", seq_len, 2)
+        self.ids = _ids_of(tokens)
+        self.batch_size, self.seq_len = int(batch_size), int(seq_len)
+        self._sum = tokens.sha256 if isinstance(tokens, TokenFile) else ""
+
+    def _data_sum(self) -> str:
+        if not self._sum:
+            self._sum = hashlib.sha256(np.ascontiguousarray(self.ids, dtype="<i8").data).hexdigest()
+        return self._sum
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {len(self):,} batches of {self.batch_size} x {self.seq_len}: "
+            f"epoch {self.epoch}, position {self.position}>"
+        )
 
 
-class TokenLoader:
+class TokenLoader(_TokensLoader):
     """Batches of windows of `seq_len` tokens that do not overlap, in an order that the seed decides.
 
     Windows start at multiples of `seq_len` after an offset drawn anew each epoch, so that no token is always
     the first of its window (the first is never predicted) or always deprived of what stands before it.
 
-    Iterating yields what is left of the current epoch and then moves on to the next one. The position belongs
-    to the loader: leaving a loop early and starting another goes on where the first stopped.
+    Iterating yields (input_ids, labels), int64, each ``(batch, seq_len)``. The labels are the same ids, in an
+    array of their own: the model shifts them inside. See `ResumableLoader` for epochs and resuming.
 
     Parameters
     ----------
@@ -53,6 +77,8 @@ class TokenLoader:
         False: offset 0 and the order of the text, at every epoch.
     drop_last : bool
         Leave out the last batch of an epoch if it would be smaller.
+    collate : callable, optional
+        Makes the batch of an array of windows, ``(batch, seq_len)``: `MaskedLMDataCollator`, for example.
 
     Raises
     ------
@@ -71,12 +97,11 @@ class TokenLoader:
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = True,
+        collate: Callable[[Any], Any] | None = None,
     ) -> None:
-        _check_integer("batch_size", batch_size, 1)
-        _check_integer("seq_len", seq_len, 2)
-        _check_integer("seed", seed, 0)
-        self.ids = _ids_of(tokens)
-        self.batch_size, self.seq_len, self.seed = int(batch_size), int(seq_len), int(seed)
+        super().__init__(tokens, batch_size, seq_len, collate)
+        check_integer("seed", seed, 0)
+        self.seed = int(seed)
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         n = len(self.ids)
         if n < seq_len:
@@ -89,9 +114,6 @@ class TokenLoader:
                 f"tokens: {self.windows:,} windows of seq_len {seq_len:,} in the split ({n:,} tokens), fewer "
                 f"than one batch of batch_size {batch_size:,}; make either smaller, or set drop_last=False"
             )
-        self.epoch = 0  #: epochs finished
-        self.position = 0  #: batches of this epoch that were handed out
-        self._sum = tokens.sha256 if isinstance(tokens, TokenFile) else ""
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -107,31 +129,15 @@ class TokenLoader:
         starts += int(draw.integers(self._offsets))
         return draw.permutation(starts)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield (input_ids, labels), int64, each ``(batch, seq_len)``, until the epoch ends.
-
-        The labels are the same ids: the model shifts them inside. The two arrays are separate copies.
-        """
-        epoch, starts = self.epoch, self._starts(self.epoch)
-        within = np.arange(self.seq_len)
-        while self.epoch == epoch and self.position < len(self):
-            some = starts[self.position * self.batch_size : (self.position + 1) * self.batch_size]
+    def _batches(self, epoch: int, position: int) -> Iterator[Any]:
+        starts, within = self._starts(epoch), np.arange(self.seq_len)
+        for number in range(position, len(self)):
+            some = starts[number * self.batch_size : (number + 1) * self.batch_size]
             input_ids = self.ids[some[:, None] + within].astype(np.int64)  # (batch, seq_len)
-            self.position += 1
-            yield input_ids, input_ids.copy()
-        if self.epoch == epoch:
-            self.epoch, self.position = epoch + 1, 0
+            yield (input_ids, input_ids.copy()) if self.collate is None else self.collate(input_ids)
 
-    def _data_sum(self) -> str:
-        if not self._sum:
-            self._sum = hashlib.sha256(np.ascontiguousarray(self.ids, dtype="<i8").data).hexdigest()
-        return self._sum
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the loader is and what it reads, in types that JSON can hold."""
+    def _identity(self) -> dict[str, Any]:
         return {
-            "epoch": self.epoch,
-            "position": self.position,
             "seed": self.seed,
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
@@ -141,37 +147,72 @@ class TokenLoader:
             "data_sha256": self._data_sum(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the loader stood that gave `state`: the next batch is the one it would have handed out.
 
-        Seed, shuffle and drop_last are part of what is being resumed, and must be the same too.
+class StreamLoader(_TokensLoader):
+    """Batches for a model that carries its state on: row `i` of each batch continues row `i` of the one before.
 
-        Raises
-        ------
-        DataError
-            When the state comes from other data or settings (all differences are named), or is damaged. The
-            loader is then as it was.
-        """
-        mine = self.state_dict()
-        if not isinstance(state, Mapping) or state.keys() != mine.keys():
-            found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-            raise DataError(f"loader state: fields {found}, wanted {sorted(mine)}")
-        fixed = [key for key in mine if key not in ("epoch", "position")]
-        other = [f"{key} {state[key]!r}, this loader has {mine[key]!r}" for key in fixed if state[key] != mine[key]]
-        if other:
-            raise DataError("loader state comes from other data or settings: " + "; ".join(other))
-        for key, most in (("epoch", None), ("position", len(self))):
-            value = state[key]
-            if type(value) is not int or value < 0 or (most is not None and value > most):
-                limit = "" if most is None else f" and at most {most}, the batches of an epoch"
-                raise DataError(f"loader state: {key} is {value!r}, wanted an integer of at least 0{limit}")
-        self.epoch, self.position = state["epoch"], state["position"]
+    The tokens are cut into `batch_size` strands of equal length that are read side by side, `seq_len` tokens
+    at a time. Each chunk begins with the last token of the one before, and each strand ends with the first of
+    the next, because a chunk's first token is not predicted in it: so every token of the strands is predicted
+    exactly once in an epoch, but the first of the text. The model reads the shared token once, as the first
+    of a chunk: it leaves the last of a chunk for the next. (Fewer than `batch_size` tokens at the end of the
+    text are left over.)
 
-    def __repr__(self) -> str:
-        return (
-            f"<TokenLoader {len(self):,} batches of {self.batch_size} x {self.seq_len}: "
-            f"epoch {self.epoch}, position {self.position}>"
-        )
+    Iterating yields (input_ids, labels) like `TokenLoader`; the last batch of an epoch may have fewer tokens
+    in a row, never fewer rows. At the start of an epoch the state has to be forgotten.
+
+    Parameters
+    ----------
+    tokens : TokenFile or ndarray
+        Integer ids, shape ``(tokens,)``.
+    batch_size, seq_len : int
+        Shape of a batch; `seq_len` at least 2.
+    drop_last : bool
+        Leave out the last batch of an epoch if it would be shorter.
+
+    Raises
+    ------
+    ConfigError, ShapeError, DtypeError
+        For arguments that are not allowed.
+    DataError
+        When a strand has fewer than 2 tokens, or does not fill a batch that may not be shorter.
+    """
+
+    def __init__(
+        self, tokens: TokenFile | NDArray[Any], batch_size: int, seq_len: int, *, drop_last: bool = False
+    ) -> None:
+        super().__init__(tokens, batch_size, seq_len)
+        self.drop_last = bool(drop_last)
+        n = len(self.ids)
+        self.strand = (n - 1) // self.batch_size  #: tokens of a strand that are predicted
+        wanted = self.seq_len - 1 if drop_last else 1
+        if self.strand < wanted:
+            raise DataError(
+                f"tokens: {n:,} in the split give {batch_size:,} strands of {max(self.strand, 0):,} tokens to predict, "
+                f"fewer than {wanted:,}; make batch_size{' or seq_len' if drop_last else ''} smaller"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(self.strand, self.seq_len - 1)
+        return whole if self.drop_last or not rest else whole + 1
+
+    def _batches(self, epoch: int, position: int) -> Iterator[Batch]:
+        starts = np.arange(self.batch_size, dtype=np.int64)[:, None] * self.strand
+        for number in range(position, len(self)):
+            begin = number * (self.seq_len - 1)
+            within = np.arange(begin, min(begin + self.seq_len, self.strand + 1))
+            input_ids = self.ids[starts + within].astype(np.int64)  # (batch, seq_len)
+            yield input_ids, input_ids.copy()
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "drop_last": self.drop_last,
+            "batch_size": self.batch_size,
+            "seq_len": self.seq_len,
+            "tokens": len(self.ids),
+            "data_sha256": self._data_sum(),
+        }
 
 
 def evaluation_windows(
@@ -202,10 +243,10 @@ def evaluation_windows(
         ids before `t`. They are -100 where not scored. Text shorter than a window is padded with id 0 and
         label -100.
     """
-    _check_integer("seq_len", seq_len, 2)
-    _check_integer("batch_size", batch_size, 1)
+    check_integer("seq_len", seq_len, 2)
+    check_integer("batch_size", batch_size, 1)
     stride = seq_len // 2 if stride is None else stride
-    _check_integer("stride", stride, 1)
+    check_integer("stride", stride, 1)
     if stride >= seq_len:
         raise ConfigError(
             f"stride: {stride}, wanted at most {seq_len - 1} (seq_len {seq_len} less 1): the first token of "
