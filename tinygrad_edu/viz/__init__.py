@@ -1,5 +1,6 @@
 """Pictures of training runs."""
 
+from .comparison import plot_comparison
 from .curves import plot_history, plot_learning_rate
 
-__all__ = ["plot_history", "plot_learning_rate"]
+__all__ = ["plot_comparison", "plot_history", "plot_learning_rate"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..storage import write_atomic
+from .figure import new_figure, put_title, save_figure
 
 _TRAIN, _VALIDATION, _QUIET = "#4c78a8", "#e45756", "#6b7280"
 
@@ -55,17 +54,17 @@ def plot_history(records: Iterable[Mapping[str, Any]], path: str | Path, *, titl
     if not train and not validation:
         raise DataError(f"{path}: no training or evaluation records to draw")
     rates = [r for r in train if "learning_rate" in r and "grad_norm" in r]
-    figure = _figure(8.0, 5.4 if rates else 4.0)
+    figure = new_figure(8.0, 5.4 if rates else 4.0)
     top, *below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1)) if rates else [figure.subplots()]
     _draw_loss(top, train, validation)
-    _title(top, title)
+    put_title(top, title)
     if rates:
         _draw_rates(below[0], rates)
     (below or [top])[-1].set_xlabel("step")
     for axes in (top, *below):
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines["top"].set_visible(False)
-    return _save(figure, path, dpi)
+    return save_figure(figure, path, dpi)
 
 
 def plot_learning_rate(
@@ -102,13 +101,13 @@ def plot_learning_rate(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ConfigError(f"plot_learning_rate: steps must be an integer >= 1, got {steps!r}")
-    figure = _figure(8.0, 3.0)
+    figure = new_figure(8.0, 3.0)
     axes = figure.subplots()
     drawn = sorted({round(step * (steps - 1) / 2000) for step in range(2001)})  # no more points than can be seen
     axes.plot([step + 1 for step in drawn], [schedule(step) for step in drawn], color=_QUIET, linewidth=1.6)
     if done:
         axes.plot([done], [schedule(done - 1)], color=_VALIDATION, marker="o", markersize=5)
-    _title(axes, title)
+    put_title(axes, title)
     axes.set_xlabel("step")
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
@@ -116,36 +115,7 @@ def plot_learning_rate(
     axes.grid(alpha=0.25, linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    return _save(figure, Path(path), dpi)
-
-
-def _figure(width: float, height: float) -> Any:
-    """A figure of its own: no pyplot, no window, no change of matplotlib's global settings."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _title(axes: Any, title: str) -> None:
-    if title:
-        axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11, fontweight="bold")
-
-
-def _save(figure: Any, path: Path, dpi: int) -> Path:
-    buffer = io.BytesIO()
-    kind = path.suffix.removeprefix(".") or "png"
-    try:
-        figure.savefig(buffer, format=kind, dpi=dpi)
-    except ValueError as error:  # an unknown format
-        raise DataError(f"{path}: cannot be drawn: {error}") from error
-    try:
-        write_atomic(path, buffer.getvalue())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return path
+    return save_figure(figure, Path(path), dpi)
 
 
 def _series(records: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:

@@ -157,6 +157,8 @@ class LanguageJob(Job):
         results = {
             **{split: score_figures(score) for split, score in scores.items()},
             "ngram_bits_per_byte": {str(order): bits for order, bits in ngrams.items()},
+            "architecture": self.model.model_type,
+            "objective": self.model.objective,
             "steps": state.step,
             "skipped_steps": state.skipped,
             "training_seconds": state.seconds,
