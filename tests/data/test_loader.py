@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygrad_edu.data import TokenLoader, evaluation_windows, write_tokens
+from tinygrad_edu.data import StreamLoader, TokenLoader, evaluation_windows, write_tokens
 from tinygrad_edu.errors import ConfigError, DataError, DtypeError, ShapeError
 
 
@@ -208,3 +208,88 @@ def test_evaluation_of_a_text_shorter_than_a_window_is_padded():
 def test_evaluations_that_cannot_be(arguments, kind, message):
     with pytest.raises(kind, match=message):
         evaluation_windows(*arguments)
+
+
+# -- windows through a collator ---------------------------------------------------------------------------
+
+
+def test_windows_go_through_a_collator_and_resume_with_it(texts, tmp_path):
+    from tinygrad_edu.data import MaskedLMDataCollator, train_wordpiece
+
+    pieces = train_wordpiece(texts, 120)
+    file = write_tokens(tmp_path / "a.bin", texts, pieces)  # [SEP] stands between documents
+    assert file.ids[0] == pieces.sep_token_id
+
+    def make():
+        return TokenLoader(file, 4, 16, seed=1, collate=MaskedLMDataCollator(pieces, seed=2))
+
+    first, second = make(), make()
+    batches = list(first)
+    assert all(batch["input_ids"].shape == (4, 16) and (batch["labels"] != -100).any() for batch in batches)
+    state = json.loads(json.dumps(first.state_dict()))
+    assert state["collate"]["calls"] == len(batches)
+    second.load_state_dict(state)
+    for wanted, found in zip(first, second, strict=True):
+        for name in wanted:
+            np.testing.assert_array_equal(wanted[name], found[name])
+    with pytest.raises(DataError, match="has no collate"):
+        make().load_state_dict(TokenLoader(file, 4, 16, seed=1).state_dict())
+    with pytest.raises(ConfigError, match="collate: int, wanted a function"):
+        TokenLoader(file, 4, 16, collate=3)
+
+
+# -- strands ----------------------------------------------------------------------------------------------
+
+
+@given(n=st.integers(2, 200), batch_size=st.integers(1, 6), seq_len=st.integers(2, 12), drop_last=st.booleans())
+def test_strands_predict_every_token_once_and_go_on_where_the_row_before_ended(n, batch_size, seq_len, drop_last):
+    strand = (n - 1) // batch_size
+    if strand < (seq_len - 1 if drop_last else 1):
+        return
+    loader = StreamLoader(np.arange(n), batch_size, seq_len, drop_last=drop_last)
+    for _ in range(2):  # every epoch alike
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        predicted, last = [], None
+        for number, (input_ids, labels) in enumerate(batches):
+            np.testing.assert_array_equal(input_ids, labels)
+            assert not np.shares_memory(input_ids, labels)
+            assert len(input_ids) == batch_size and input_ids.shape[1] >= 2
+            assert input_ids.shape[1] == seq_len or (number == len(batches) - 1 and not drop_last)
+            if last is not None:
+                np.testing.assert_array_equal(input_ids[:, 0], last)
+            last = input_ids[:, -1]
+            assert (np.diff(input_ids, axis=1) == 1).all()
+            predicted += input_ids[:, 1:].ravel().tolist()
+        assert len(set(predicted)) == len(predicted)
+        if not drop_last:
+            assert sorted(predicted) == list(range(1, strand * batch_size + 1))
+            assert n - 1 - strand * batch_size < batch_size
+
+
+def test_strands_resume_exactly():
+    first, second = StreamLoader(np.arange(500), 4, 10), StreamLoader(np.arange(500), 4, 10)
+    list(itertools.islice(first, 5))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for (wanted, _), (found, _) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(wanted, found)
+    assert (second.epoch, second.position) == (1, 0)
+    with pytest.raises(DataError, match="drop_last False, this loader has True"):
+        StreamLoader(np.arange(500), 4, 10, drop_last=True).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"tokens": np.arange(4), "batch_size": 4}, DataError, "4 in the split give 4 strands of 0 tokens to predict"),
+        ({"drop_last": True, "batch_size": 10}, DataError, "10 strands of 4 tokens to predict, fewer than 9"),
+        ({"tokens": np.arange(0)}, DataError, "0 in the split give 2 strands of 0 tokens"),
+        ({"seq_len": 1}, ConfigError, "seq_len: 1, wanted an integer of at least 2"),
+        ({"batch_size": 0}, ConfigError, "batch_size: 0, wanted"),
+        ({"tokens": np.zeros((2, 9), int)}, ShapeError, "wanted one axis"),
+    ],
+)
+def test_strands_that_cannot_be(arguments, kind, message):
+    settings = {"tokens": np.arange(50), "batch_size": 2, "seq_len": 10, **arguments}
+    with pytest.raises(kind, match=message):
+        StreamLoader(**settings)

@@ -2,8 +2,10 @@
 
 from .collators import CausalLMDataCollator, MaskedLMDataCollator, Seq2SeqDataCollator, get_data_collator
 from .corpora import Corpus, Documents, load_corpus
+from .examples import DataLoader
 from .files import default_cache_dir
 from .loader import StreamLoader, TokenLoader, evaluation_windows
+from .parallel import load_parallel_text, split_pairs
 from .tokenizers import (
     KINDS,
     Tokenizer,
@@ -23,6 +25,7 @@ __all__ = [
     "KINDS",
     "CausalLMDataCollator",
     "Corpus",
+    "DataLoader",
     "Documents",
     "MaskedLMDataCollator",
     "Seq2SeqDataCollator",
@@ -37,8 +40,10 @@ __all__ = [
     "evaluation_windows",
     "get_data_collator",
     "load_corpus",
+    "load_parallel_text",
     "load_tokenizer",
     "prepare_tokens",
+    "split_pairs",
     "train_bpe",
     "train_character",
     "train_joint_bpe_tokenizer",
