@@ -24,8 +24,6 @@ from tinygrad_edu.training.program import run_program
 from tinygrad_edu.training.progress import format_seconds
 from tinygrad_edu.training.report import generate_text, score_table, verdict
 from tinygrad_edu.training.run_folder import checkpoints_of, create_run_folder, newest_run, run_folder_of
-from tinygrad_edu.viz import plot_history
-from tinygrad_edu.viz.curves import smooth
 
 # -- run folders -----------------------------------------------------------------------------------
 
@@ -148,54 +146,6 @@ def test_the_table_and_its_verdict() -> None:
         "The model does not beat the best character n-gram, of order 4: 1.443 bits per byte against 1.250."
     )
     assert verdict(score, {3: 2.5, 4: 1.5}).startswith("The model beats the best character n-gram, of order 4: 1.443")
-
-
-# -- the picture -----------------------------------------------------------------------------------
-
-
-def records() -> list[dict[str, Any]]:
-    steps = range(10, 200, 10)
-    common = {"event": "train", "grad_norm": 1.0, "learning_rate": 1e-3}
-    found: list[dict[str, Any]] = [{**common, "step": step, "loss": 6 / step**0.3} for step in steps]
-    found.append({"event": "skipped", "step": 55, "loss": None, "grad_norm": None})
-    found.append({"event": "evaluation", "step": 100, "loss": 2.5})
-    return found
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        records(),
-        [r for r in records() if r["event"] == "train"][:1],
-        [r for r in records() if r["event"] == "evaluation"],
-        [{**r, "grad_norm": 0.0} if r["event"] == "train" else r for r in records()],
-        [
-            *records(),
-            {"event": "train", "step": 300, "loss": float("nan"), "grad_norm": 0.0, "learning_rate": 0.0},
-        ],
-    ],
-    ids=["all", "one record", "evaluations alone", "no gradient", "nan"],
-)
-def test_the_picture(tmp_path: Path, chosen: list[dict[str, Any]]) -> None:
-    path = plot_history(chosen, tmp_path / "loss.png", title="a $run_of$ & <letters>")
-    assert path.read_bytes().startswith(b"\x89PNG\r\n")
-    assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]
-
-
-def test_pictures_that_cannot_be_drawn(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"loss.png: no training or evaluation records to draw"):
-        plot_history([], tmp_path / "loss.png")
-    with pytest.raises(DataError, match=r"loss.txt: cannot be drawn: .*txt"):
-        plot_history(records(), tmp_path / "loss.txt")
-    with pytest.raises(DataError, match=r"none.loss.png: cannot be written: No such file"):
-        plot_history(records(), tmp_path / "none" / "loss.png")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_smoothing_starts_at_the_first_value() -> None:
-    assert smooth([4.0, 4.0, 4.0], 0.9) == pytest.approx([4.0, 4.0, 4.0])
-    assert smooth([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
-    assert smooth([1.0, 3.0], 0.0) == [1.0, 3.0]
 
 
 def test_heavy_packages_load_late() -> None:

@@ -48,8 +48,9 @@ class TensorBoard(Callback):
         from tensorboardX import SummaryWriter
 
         step = trainer.state.step
-        try:
-            self._writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        resumed = {"purge_step": step + 1, "filename_suffix": f".{step}"} if step else {}
+        try:  # the suffix, because files are named by the second, and a run may be resumed in the one it stopped in
+            self._writer = SummaryWriter(str(self.folder), **resumed)
         except OSError as error:
             raise ConfigError(f"tensorboard: nothing can be written to {self.folder}: {error.strerror}") from error
 
