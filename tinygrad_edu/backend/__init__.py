@@ -27,8 +27,8 @@ from .device import (
 )
 from .dispatch import Op, kernel, kernels_enabled, op, reference_ops, registered_ops
 from .gemm import gemm
-from .mode import inference, is_inference
-from .random import Generator, default_generator, manual_seed, random_uniform
+from .mode import inference, is_inference, is_outline, outline
+from .random import Generator, default_generator, manual_seed, outlined, random_uniform
 from .special import erf
 
 __all__ = [
@@ -49,12 +49,15 @@ __all__ = [
     "gemm",
     "inference",
     "is_inference",
+    "is_outline",
     "kernel",
     "kernels_enabled",
     "manual_seed",
     "namespace",
     "ones",
     "op",
+    "outline",
+    "outlined",
     "random_uniform",
     "reference_ops",
     "register_namespace",

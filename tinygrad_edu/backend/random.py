@@ -9,6 +9,7 @@ import numpy
 from ..errors import CheckpointError, ConfigError
 from .device import Array, asarray, namespace
 from .dispatch import op
+from .mode import is_outline
 
 
 class Generator:
@@ -34,10 +35,14 @@ class Generator:
 
     def normal(self, *shape: int, mean: float = 0.0, std: float = 1.0, dtype: Any = "float32") -> Array:
         """Normal numbers of `shape` on the current device."""
+        if is_outline():
+            return outlined(shape, dtype)
         return asarray((self._rng.standard_normal(shape) * std + mean).astype(dtype))
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0, dtype: Any = "float32") -> Array:
         """Uniform numbers in [low, high) of `shape` on the current device."""
+        if is_outline():
+            return outlined(shape, dtype)
         return asarray(self._rng.uniform(low, high, shape).astype(dtype))
 
     def integers(self, low: int, high: int, *shape: int) -> Array:
@@ -74,6 +79,11 @@ class Generator:
             self._rng.bit_generator.state = {**state, "state": numbers}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"not the state of a random generator: {error!r}") from None
+
+
+def outlined(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array of `shape` on the host that takes one element of memory; see :func:`outline`."""
+    return numpy.lib.stride_tricks.as_strided(numpy.zeros(1, dtype), shape, (0,) * len(shape))
 
 
 _default: Generator | None = None

@@ -18,6 +18,8 @@ from ..backend import (
     device_of,
     inference,
     is_inference,
+    is_outline,
+    outlined,
     to_device,
     to_host,
     zeros_like,
@@ -270,7 +272,10 @@ class Layer:
 
     def _convert(self, change: Callable[[Array], Array]) -> Self:
         for parameter in self.parameters():
-            parameter.data = change(parameter.data)
+            if is_outline():
+                parameter.data = outlined(parameter.shape, change(parameter.data.reshape(-1)[:1]).dtype)
+            else:
+                parameter.data = change(parameter.data)
             parameter.grad = None
         self.clear_saved()
         for layer in self.layers():
@@ -309,7 +314,8 @@ class Layer:
         from .flat import FlatParameters
 
         self._flatten_again = True
-        self.flat = FlatParameters(self)
+        if not is_outline():
+            self.flat = FlatParameters(self)
         return self
 
     # -- copies ---------------------------------------------------------------------------------------
