@@ -138,10 +138,12 @@ class BaseLanguageModel(GeneratingModel):
         correct : of the same shape, bool, False where the label is -100
             Both on the host.
         """
-        inputs, targets = self._prepare(input_ids, self._labels(input_ids, labels), attention_mask, more)
-        assert targets is not None, "labels were given, so _prepare gave targets"
         bias = self.head_bias
-        with self.evaluating():
+        with (
+            self.evaluating()
+        ):  # also while preparing: a model that carries its state reads batches otherwise in training
+            inputs, targets = self._prepare(input_ids, self._labels(input_ids, labels), attention_mask, more)
+            assert targets is not None, "labels were given, so _prepare gave targets"
             x = self.features(**inputs)
             losses, predicted = linear_cross_entropy(
                 x.reshape(-1, x.shape[-1]),
