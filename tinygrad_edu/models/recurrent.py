@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from ..backend import Array, Generator, asarray, device_of, is_inference, namespace, use
+from ..backend import Array, Generator, asarray, device_of, is_inference, namespace, to_device, use
 from ..errors import ConfigError, ShapeError
 from ..layers import GRU, LSTM, RNN, Dropout, Embedding, Linear, Parameter
-from ..layers.base import Layer
 from .base import BaseLanguageModel
 from .config import ModelConfig, choice, count, flag, number, optional
 from .core import Inputs
@@ -95,6 +94,13 @@ class StateCache:
     """The state of a recurrent model after the tokens it has read: all that generation needs of them."""
 
     state: State = None
+
+    def reorder(self, rows: Any) -> None:
+        """Let sequence i go on from sequence ``rows[i]``; see :meth:`KeyValueCache.reorder`."""
+        if self.state is not None:
+            parts = self.state if isinstance(self.state, tuple) else (self.state,)
+            parts = tuple(part[:, to_device(rows, device_of(part))] for part in parts)
+            self.state = parts if isinstance(self.state, tuple) else parts[0]
 
 
 class RecurrentLanguageModel(BaseLanguageModel):

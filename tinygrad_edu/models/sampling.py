@@ -66,6 +66,17 @@ def keep_top_p(logits: Array, p: float) -> Array:
     return out
 
 
+def check_finite(logits: Array) -> None:
+    """Raise NonFiniteError if the largest logit of a row is NaN or infinite; -inf is a token that is never chosen.
+
+    Parameters
+    ----------
+    logits : (B, V)
+    """
+    if not bool(namespace(logits).isfinite(logits.max(axis=1)).all()):
+        raise NonFiniteError("generate: the logits of the next token are not finite; the weights hold NaN or infinity")
+
+
 def choose_next(
     logits: Array,
     greedy: bool,
@@ -82,8 +93,7 @@ def choose_next(
         If the largest logit of a row is NaN or infinite. A logit of -inf is a token that is never chosen.
     """
     xp = namespace(logits)
-    if not bool(xp.isfinite(logits.max(axis=1)).all()):
-        raise NonFiniteError("generate: the logits of the next token are not finite; the weights hold NaN or infinity")
+    check_finite(logits)
     if greedy:
         return logits.argmax(axis=1).astype(xp.int64)
     logits = logits.astype(xp.float64)
