@@ -12,6 +12,7 @@ from __future__ import annotations
 import tinygrad_edu as tg  # first: it settles the thread pools before NumPy loads
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -61,11 +62,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def steps_within(seconds: float, config_file: Path, overrides: list[str]) -> int:
     """How many steps fit into `seconds`, from a few seconds of training."""
     limit = min(CALIBRATION_SECONDS, seconds)
+    of_length = ("training.max_steps=", "training.warmup_steps=")
+    kept = [word for word in overrides if not word.startswith(of_length)] + ["training.warmup_steps=0"]
     with tempfile.TemporaryDirectory() as folder:
         for length in (["training.max_steps=3"], ["training.max_steps=1000000", f"training.max_seconds={limit}"]):
-            words = [*overrides, *_NEVER, "training.warmup_steps=0", *length]  # the first three load the kernels
+            words = [*kept, *_NEVER, *length]  # the first three load the kernels
             config = load_config(config_file, words, FoundryConfig)
-            job = job_class(config)(config, Path(folder), Console(file=open(os.devnull, "w")))  # noqa: SIM115
+            job = job_class(config)(config, Path(folder), Console(file=io.StringIO()))
             with tg.use(config.training.device):
                 job.trainer.fit()
     return max(10, int(job.trainer.state.step / job.trainer.state.seconds * seconds))

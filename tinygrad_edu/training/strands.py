@@ -57,7 +57,7 @@ def strand_losses(
         within = np.arange(at, min(at + seq_len, int(lengths.max())))
         inside = within < lengths[:, None]  # (strands, T); past the end only at the last chunk
         places = np.minimum(starts[:, None] + within, predictions - 1)
-        targets = np.where(inside, ids[places + 1], IGNORE_INDEX).astype(np.int64)
+        targets = np.where(inside, ids[places + 1].astype(np.int64), IGNORE_INDEX)  # ids may be unsigned
         with use(device), model.evaluating():
             read = asarray(ids[places].astype(np.int64))
             check_ids("tokens", read, model.vocab_size)

@@ -47,7 +47,7 @@ class LanguageJob(Job):
             self.model,
             self._loader(),
             settings,
-            evaluate=lambda stop: self.score("validation", settings.eval_batches, stop),
+            evaluate=self._follow,
             callbacks=self.callbacks(),
             checkpoints=self.checkpoints,
             documents={"config": config.model_dump(mode="json"), "data": self.data.document()},
@@ -63,6 +63,10 @@ class LanguageJob(Job):
         return TokenLoader(tokens, settings.batch_size, length, seed=settings.seed)
 
     # -- measuring ------------------------------------------------------------------------------------
+
+    def _follow(self, stop: Any) -> LanguageScore:
+        """The score by which training is followed."""
+        return self.score("validation", self.config.training.eval_batches, stop)
 
     def score(self, split: str, max_batches: int | None, stop: Any = None) -> LanguageScore:
         """How well the model does on a split: all of it, or some batches spread over it."""

@@ -14,6 +14,8 @@ from ...metrics import LanguageScore
 from ...models import BaseLanguageModel
 from ...storage import Checkpoint
 from ..assembly import restore_model
+from ..evaluation import evaluate_batches
+from ..masking import masked_batches
 from .language import LanguageJob
 
 if TYPE_CHECKING:
@@ -27,12 +29,27 @@ _LISTED = 5  # guesses for each of them
 class MaskedLanguageJob(LanguageJob):
     """A model that fills in masked tokens: BERT, or a recurrent model that reads both ways."""
 
+    _questions: list[Any] | None = None
     measured_on = f"{_SCORED:,} tokens of the validation text, each masked alone"
 
     def _loader(self) -> Any:
         settings, tokens, length = self.config.training, self.data.tokens["train"], self.config.data.max_length
         collate = get_data_collator(self.config, self.data.tokenizer)
         return TokenLoader(tokens, settings.batch_size, length, seed=settings.seed, collate=collate)
+
+    def _follow(self, stop: Any) -> LanguageScore:
+        """A share of the tokens masked at once, as in training, and the same ones at every evaluation."""
+        if self._questions is None:
+            settings = self.config.training
+            self._questions = masked_batches(
+                self.data.tokens["validation"],
+                get_data_collator(self.config, self.data.tokenizer),
+                seq_len=self.config.data.max_length,
+                batch_size=settings.batch_size,
+                max_batches=settings.eval_batches,
+            )
+        token_bytes = self.data.tokenizer.token_bytes()
+        return evaluate_batches(self.model, self._questions, token_bytes=token_bytes, stop=stop)
 
     @classmethod
     def _masking(cls, tokenizer: Tokenizer) -> dict[str, Any]:
