@@ -131,10 +131,10 @@ def test_compare(place: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.Mo
     compare = program("compare")
     monkeypatch.setattr(compare, "CALIBRATION_SECONDS", 0.2)
     common = [word for word in TINY if not word.startswith("training.eval_every")]
-    argv = ["--seconds", "1", "--only", "gpt2", "custom_transformer", "--output", str(tmp_path), "--name", "c"]
+    argv = ["--seconds", "0.2", "--only", "gpt2", "custom_transformer", "--output", str(tmp_path), "--name", "c"]
     assert compare.main([*argv, *common, *SHAPES["gpt2"], f"data.dataset={place / 'corpus.jsonl'}"]) == 0
     shown = capfd.readouterr().out
-    assert "1 s of training each" in shown and "(best)" in shown
+    assert "0.2 s of training each" in shown and "(best)" in shown
     plain = json.loads((tmp_path / "c" / "comparison.json").read_text())
     assert list(plain["results"]) == ["gpt2", "custom_transformer"]
     assert (tmp_path / "c" / "comparison.png").stat().st_size > 10_000
