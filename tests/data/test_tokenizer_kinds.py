@@ -180,6 +180,14 @@ def test_what_the_unigram_trainer_leaves_to_chance_is_settled():
     assert len(settled) == 9 and {piece for piece, _ in settled} >= set(alphabet)  # "lowest" had to go
 
 
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "sentencepiece"])
+def test_frequent_words_are_one_token(kind):
+    tokenizer = training.train(kind, TIED, 300)
+    found = [tokenizer.token_name(number) for number in tokenizer.encode("one hundred and one")]
+    space = {"bpe": "\u0120", "wordpiece": "", "sentencepiece": "\u2581"}[kind]
+    assert found == ["one", *(space + word for word in ("hundred", "and", "one"))]
+
+
 def test_a_very_long_word_does_no_harm():
     tokenizer = train_sentencepiece([*TEXTS, "x" * 100_000, " " * 5_000 + "y"], 90)
     assert tokenizer.decode(tokenizer.encode("x" * 999)) == "x" * 999

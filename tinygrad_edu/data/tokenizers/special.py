@@ -26,20 +26,25 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 _NAME = re.compile(r"[^\w\s]\S*\w\S*[^\w\s]")
 
 
-def find_roles(ids: Mapping[str, int], named: Mapping[str, str] | None = None) -> dict[str, int]:
+def find_roles(
+    ids: Mapping[str, int], added: Mapping[str, int], named: Mapping[str, str] | None = None
+) -> dict[str, int]:
     """Return the id of each role that has a token.
 
     Parameters
     ----------
     ids : mapping of str to int
         The vocabulary.
+    added : mapping of str to int
+        Of it, the tokens that no text is cut into; only these are known by their usual names, as an ordinary
+        piece may be spelt alike.
     named : mapping of str to str, optional
         Names that the tokenizer's own configuration gives to roles; they go before the usual ones.
     """
     found = {}
     for role, names in ROLES.items():
         own = (named or {}).get(role, "")
-        known = [ids[name] for name in ((own,) if own in ids else names) if name in ids]
+        known = [ids[own]] if own in ids else [added[name] for name in names if name in added]
         if known:
             found[role] = min(known)
     return found

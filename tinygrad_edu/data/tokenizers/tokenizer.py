@@ -104,7 +104,7 @@ class Tokenizer:
         self._added = {token["id"]: token for token in rules["added_tokens"]}
         self.vocab_size = max(self._names) + 1
         special = {number for number, token in self._added.items() if token["special"]}
-        by_role = find_roles(names, roles)
+        by_role = find_roles(names, {token["content"]: number for number, token in self._added.items()}, roles)
         self.special_token_ids = tuple(sorted(special | set(by_role.values())))
         self.pad_token_id = by_role.get("pad")
         self.unk_token_id = by_role.get("unk", _unknown_of_model(rules["model"], names))

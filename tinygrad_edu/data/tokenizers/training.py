@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from ...errors import ConfigError, DataError, did_you_mean
@@ -24,11 +25,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     "character": ("<pad>", "<s>", "</s>", "<unk>"),
 }
 #: Raise it when training changes what it gives, so that no old tokenizer is taken from the cache.
-FORMAT = 2
+FORMAT = 3
 
 #: Words of SentencePiece: with the space before them, or a stretch of white space that leaves its last
-#: space to the word behind it. 64 characters at most, as the trainer's sums overflow on very long ones.
-_WORDS = r" ?\S{1,64}|\s{1,64}(?!\S)|\s"
+#: space to the word behind it. Of limited length, as the trainer's time grows with the square of it.
+_LONGEST = 64
+_WORDS = rf" ?\S{{1,{_LONGEST}}}|\s{{1,{_LONGEST}}}(?!\S)|\s"
 #: Scores are rounded so: the trainer adds up in the order of a hash table, which differs at every run.
 _DIGITS = 6
 
@@ -249,11 +251,19 @@ def train_sentencepiece(
     draft = Inner(models.Unigram())
     draft.pre_tokenizer = splitter
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=list(special), unk_token=unknown, show_progress=False
+        vocab_size=vocab_size + 1, special_tokens=list(special), unk_token=unknown, show_progress=False
     )
     drop = dict.fromkeys(map(ord, rare))
-    draft.train_from_iterator((t.translate(drop) for t in text), trainer)
+    # The trainer begins with the pieces that different things follow. After most whole words, and after many of
+    # their endings, nothing ever does but the end of the word: so each frequent word is shown once more, with a
+    # sign behind it that no text has.
+    sign = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in {*alphabet, *rare})
+    words = Counter(word for t in text for word, _ in splitter.pre_tokenize_str(t.translate(drop)))
+    whole = sorted(w.replace(SPACE, " ") for w, n in words.items() if n >= min_frequency and len(w) < _LONGEST)
+    shown = (word + sign for word in whole if word.strip())
+    draft.train_from_iterator(chain((t.translate(drop) for t in text), shown), trainer)
     pieces = dict(json.loads(draft.to_str())["model"]["vocab"])
+    pieces.pop(sign, None)
     vocabulary = _settled(pieces, special, [c.replace(" ", SPACE) for c in alphabet], vocab_size)
     inner = Inner(models.Unigram(vocabulary, special.index(unknown), byte_fallback=False))
     inner.pre_tokenizer = splitter
