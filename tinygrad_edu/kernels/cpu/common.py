@@ -108,6 +108,7 @@ def parallel_for(*signature: Any) -> Callable[[Any], parallel]:
 
 
 inline = numba.njit(fastmath=_FASTMATH, cache=_KEEP, error_model="numpy", inline="always")
+compiled = numba.njit(fastmath=_FASTMATH, cache=_KEEP, error_model="numpy", nogil=True)  # once, not into each caller
 
 _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)  # few bits, so that n * _LN2_HIGH is exact
@@ -161,17 +162,26 @@ def tanh32(x):  # type: ignore[no-untyped-def]
     return near if size < np.float32(0.625) else far
 
 
-@numba.njit(fastmath=_FASTMATH | {"nnan"}, cache=_KEEP, error_model="numpy")
+@inline
+def _rank(bits):  # type: ignore[no-untyped-def]
+    """Bits of a float32 to an integer that is ordered as the numbers are, and back."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
+_LEAST = np.int32(-0x7F800001)  # the rank of -inf; NaNs rank below it or above +inf, by their sign
+
+
+@numba.njit(fastmath=_FASTMATH, cache=_KEEP, error_model="numpy")
 def largest(row):  # type: ignore[no-untyped-def]
     """The largest element; -inf of none.
 
-    Only a maximum that may ignore NaN becomes vector code. Where a row has one, what is returned does not matter:
-    the sum of exponentials that follows is NaN by the element itself.
+    A maximum of integers becomes vector code, one of floats does not, because of NaN. Where a row has one, what is
+    returned does not matter: the sum of exponentials that follows is NaN by the element itself.
     """
-    top = -_INF
+    top = _LEAST
     for i in range(row.size):
-        top = max(top, row[i])
-    return top
+        top = max(top, _rank(np.float32(row[i]).view(np.int32)))
+    return np.int32(_rank(top)).view(np.float32)
 
 
 @numba.njit(fastmath=_FASTMATH, cache=_KEEP, error_model="numpy")
