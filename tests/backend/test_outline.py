@@ -29,7 +29,12 @@ def test_a_generator_draws_nothing() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_names_shapes_and_types_are_those_of_the_model(kind: type, dtype: str) -> None:
     config = {"vocab_size": 300, "dtype": dtype}
-    config |= {LSTMLanguageModel: {"hidden_size": 24}, GPT2: {"n_layer": 2, "n_embd": 24}}.get(kind, {})
+    small = {
+        LSTMLanguageModel: {"hidden_size": 24},
+        GPT2: {"n_layer": 2, "n_embd": 24},
+        BertForMaskedLM: {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 40},
+    }
+    config |= small.get(kind, {})
     whole = kind(config)
     with outline():
         model = kind(config)

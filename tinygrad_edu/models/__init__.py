@@ -3,6 +3,7 @@
 from .base import BaseLanguageModel, ModelOutput
 from .bert import BertConfig, BertForMaskedLM, BertModel
 from .gpt2 import GPT2, GPT2Config
+from .pretrained import from_pretrained
 from .recurrent import (
     GRUConfig,
     GRULanguageModel,
@@ -18,6 +19,7 @@ from .registry import (
     get_architecture,
     register_architecture,
 )
+from .seq2seq import Seq2Seq, Seq2SeqConfig
 from .transformer import CustomTransformer, CustomTransformerConfig, CustomTransformerWrapper
 
 __all__ = [
@@ -37,9 +39,12 @@ __all__ = [
     "ModelOutput",
     "RNNConfig",
     "RNNLanguageModel",
+    "Seq2Seq",
+    "Seq2SeqConfig",
     "available_architectures",
     "create_model",
     "create_model_from_config",
+    "from_pretrained",
     "get_architecture",
     "register_architecture",
 ]

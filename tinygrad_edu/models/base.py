@@ -221,6 +221,53 @@ class BaseLanguageModel(GeneratingModel):
 
         return load_model(cls, path)
 
+    def save_pretrained(
+        self,
+        path: str | os.PathLike[str],
+        max_shard_size: int | str = "5GB",
+        tokenizer: Any = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write config and weights to a folder, in Hugging Face's layout, all or nothing.
+
+        GPT-2 and BERT are written as ``transformers`` writes them, and loads them back unchanged; other architectures
+        by our own names. For optimizer and generators see :meth:`save_checkpoint`.
+
+        Parameters
+        ----------
+        path : the folder, which must be empty or not there
+        max_shard_size : bytes of weights in one file, as a number or as text such as ``"200MB"``; with more than that
+            there are several files, and an index
+        tokenizer : with a method ``save(folder)``, as those of :mod:`tinygrad_edu.data` have; saved beside the weights
+        overwrite : replace an earlier model in the folder
+
+        Returns
+        -------
+        The folder.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written, is a link, or holds something else. What was there is untouched then.
+        ConfigError
+            For a size that is none.
+        """
+        from .pretrained import save_pretrained
+
+        return save_pretrained(self, path, max_shard_size, tokenizer, overwrite)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], *, new_head: bool = False, **overrides: Any) -> Self:
+        """A model of this class from a folder of Hugging Face's layout, or from the hub.
+
+        See :func:`tinygrad_edu.models.from_pretrained` for the arguments and errors.
+        """
+        from .pretrained import load_pretrained
+
+        wanted = None if cls is BaseLanguageModel else cls
+        model: Any = load_pretrained(wanted, name_or_path, new_head, overrides)
+        return model
+
     # -- facts ----------------------------------------------------------------------------------------
 
     def get_parameter_count(self) -> int:

@@ -12,14 +12,18 @@ from .checkpoint import (
     verify_checkpoint,
 )
 from .files import encode_json, load_weights, save_weights, write_atomic
+from .stored import StoredArray, StoredWeights, open_weights
 
 __all__ = [
     "Checkpoint",
     "CheckpointWarning",
+    "StoredArray",
+    "StoredWeights",
     "encode_json",
     "list_checkpoints",
     "load_checkpoint",
     "load_weights",
+    "open_weights",
     "save_checkpoint",
     "save_weights",
     "verify_checkpoint",

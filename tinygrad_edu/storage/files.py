@@ -23,7 +23,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from ..errors import CheckpointError
 __all__ = [
     "decode_arrays",
     "decode_json",
+    "digest",
     "encode_arrays",
     "encode_json",
     "fsync_folder",
@@ -48,7 +49,7 @@ __all__ = [
 _INTEGERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _DTYPES = frozenset((*_INTEGERS, "float16", "float32", "float64", "complex64"))
 _FORMAT = "tinygrad_edu"
-_DIGEST = "sha256"
+DIGEST = "sha256"
 #: JSON has no NaN and no infinity: they are written as an object with this one key.
 _FLOAT_KEY = "$float"
 _NAMED_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -243,13 +244,21 @@ def _host_array(name: str, value: Any) -> np.ndarray:
     return np.require(array, dtype=array.dtype.newbyteorder("<"), requirements="C")
 
 
-def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, dtypes, shapes, values and metadata, in one order whatever the mapping's."""
+def digest(
+    arrays: Mapping[str, Any], metadata: Mapping[str, str], read: Callable[[Any], np.ndarray] = lambda array: array
+) -> str:
+    """SHA-256 over names, dtypes, shapes, values and metadata, in one order whatever the mapping's.
+
+    Parameters
+    ----------
+    arrays : anything with ``dtype`` and ``shape``, by name
+    read : gives the values of one of them; they are asked for one at a time
+    """
     total = hashlib.sha256()
     about = [[name, arrays[name].dtype.name, list(arrays[name].shape)] for name in sorted(arrays)]
     total.update(json.dumps([about, sorted(metadata.items())]).encode())
     for name in sorted(arrays):
-        total.update(arrays[name].reshape(-1).view(np.uint8).data)
+        total.update(read(arrays[name]).reshape(-1).view(np.uint8).data)
     return total.hexdigest()
 
 
@@ -259,7 +268,7 @@ def encode_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None 
     Parameters
     ----------
     arrays : name to NumPy or CuPy array, of any layout; 0-d and empty ones included
-    metadata : text to text, kept in the header
+    metadata : text to text, kept in the header; other libraries want ``{"format": "pt"}`` in it
 
     Returns
     -------
@@ -279,8 +288,8 @@ def encode_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None 
                 f"array name {name!r} is not allowed; wanted non-empty text other than '__metadata__'"
             )
     host = {name: _host_array(name, array) for name, array in arrays.items()}
-    about = {**(metadata or {}), "format": _FORMAT}
-    about[_DIGEST] = _digest(host, about)
+    about = {"format": _FORMAT, **(metadata or {})}
+    about[DIGEST] = digest(host, about)
     data = safetensors.numpy.save(host, metadata=about)
 
     start = 8 + int.from_bytes(data[:8], "little")
@@ -313,11 +322,11 @@ def decode_arrays(data: bytes, where: str) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{where}: dtype {error} has no NumPy counterpart") from None
     except Exception as error:  # the Rust parser's own type, and what a hostile header makes NumPy say
         raise CheckpointError(f"{where}: not a readable safetensors file: {error}") from None
-    wanted = metadata.pop(_DIGEST, None)
+    wanted = metadata.pop(DIGEST, None)
     if wanted is None and metadata.get("format") == _FORMAT:
-        raise CheckpointError(f"{where}: its header has lost the {_DIGEST} digest: damaged")
-    if wanted is not None and wanted != _digest(arrays, metadata):
-        raise CheckpointError(f"{where}: the {_DIGEST} digest of its arrays does not fit: damaged")
+        raise CheckpointError(f"{where}: its header has lost the {DIGEST} digest: damaged")
+    if wanted is not None and wanted != digest(arrays, metadata):
+        raise CheckpointError(f"{where}: the {DIGEST} digest of its arrays does not fit: damaged")
     return {name: array if array.flags.writeable else array.copy() for name, array in arrays.items()}
 
 
