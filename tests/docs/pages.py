@@ -33,7 +33,12 @@ import tinygrad_edu  # before NumPy, whose threads it settles
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "architecture.md", DOCS / "gradient-checking.md", *sorted((DOCS / "derivations").glob("*.md"))]
+PAGES = [
+    DOCS / "architecture.md",
+    DOCS / "data.md",
+    DOCS / "gradient-checking.md",
+    *sorted((DOCS / "derivations").glob("*.md")),
+]
 
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _SOURCE = re.compile(r"^<!-- source: ([\w.]+) -->$")

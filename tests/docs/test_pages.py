@@ -23,15 +23,16 @@ def name_of(path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def problems() -> dict[str, list[dict[str, object]]]:
+def problems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, object]]]:
     """What is wrong on each page. In a process of its own: a page may register ops and kernels."""
+    cache = {"TINYGRAD_EDU_CACHE": str(tmp_path_factory.mktemp("cache"))}
     done = subprocess.run(
         [sys.executable, str(DOCS.parent / "tests/docs/pages.py"), "--json"],
         capture_output=True,
         text=True,
         encoding="utf-8",
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **cache},
         timeout=300,
         check=False,
     )
