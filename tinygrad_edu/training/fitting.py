@@ -107,7 +107,7 @@ class EpochTrainer:
         if given.get("early_stopping_patience") is not None and val_loader is None:
             raise ConfigError(
                 f"early_stopping_patience: {given['early_stopping_patience']} evaluations are waited for, but there "
-                "is no validation data; give a val_loader"
+                "is no validation data: give some"
             )
         self.settings = training_settings(**given)
         self._records = RecordHistory()
@@ -274,8 +274,8 @@ def train_model(
         )
     shell = EpochTrainer(
         model,
-        train_dataloader,
-        val_dataloader,
+        as_loader(train_dataloader, "train_dataloader"),
+        None if val_dataloader is None else as_loader(val_dataloader, "val_dataloader"),
         loss=loss,
         optimizer=optimizer,
         callbacks=(*callbacks, *([best] if restore_best else [])),
