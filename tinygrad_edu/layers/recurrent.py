@@ -132,6 +132,7 @@ class _Recurrence(Layer):
         return [self._zeros(like, *shape) if array is None else array for array in given]
 
     def _check_input(self, x: Array, axes: tuple[str, ...]) -> None:
+        namespace(x, *(parameter.data for parameter in self._parameters.values()))
         layer, found = type(self).__name__, format_shape(tuple(x.shape))
         if x.ndim != len(axes) + 1:
             raise ShapeError(f"{layer}: expected ({', '.join(axes)}, {self.input_size}), got {found}")
@@ -141,7 +142,6 @@ class _Recurrence(Layer):
                 raise ShapeError(f"{layer}: the input has a {axis} of 0, it is {found}")
         if x.dtype.kind != "f":
             raise DtypeError(f"{layer}: expected floating-point numbers, got {x.dtype}; ids go through an Embedding")
-        namespace(x, *(parameter.data for parameter in self._parameters.values()))
 
     def _check_gradient(self, dy: Array, shape: tuple[int, ...]) -> None:
         if tuple(dy.shape) != shape:

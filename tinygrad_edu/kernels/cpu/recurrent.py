@@ -5,37 +5,57 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, types
+from numba import get_num_threads, prange, types
 
-from .common import expect, inline
+from .common import compiled, expect, parallel_for
 from .recurrent_product import COLUMNS, pack, padded, product, transposed_product
 
 # Types of the compiled loops. What comes from outside may be read-only.
 READ = types.Array(types.float32, 3, "C", readonly=True)  # (T, B, width), or (B, T, width)
 PACKED = types.Array(types.float32, 3, "C", readonly=True)
 WRITE = types.float32[:, :, ::1]
-MATRIX, VECTOR, LENGTHS = types.float32[:, ::1], types.float32[::1], types.int64[::1]
+MATRIX, VECTOR, LENGTHS = types.float32[:, ::1], types.float32[::1], types.Array(types.int64, 1, "C", readonly=True)
 
 NOTHING = np.empty((0, 1, COLUMNS), dtype=np.float32)  # a packed matrix of no columns
 
 
-@inline
+@compiled
 def share(batch, part, parts):  # type: ignore[no-untyped-def]
     """The sequences of one part, in fours, because four rows are a tile."""
     fours = (batch + 3) // 4
     return 4 * (fours * part // parts), min(batch, 4 * (fours * (part + 1) // parts))
 
 
-@inline
+@compiled
 def add_to(target, x):  # type: ignore[no-untyped-def]
     """``target += x``; a loop of its own, in which the compiler sees that only two arrays meet."""
     for i in range(x.size):
         target[i] += x[i]
 
 
-def by_time(x: Any) -> Any:
-    """`x` contiguous, without a copy where it is."""
-    return np.ascontiguousarray(x)
+@parallel_for(WRITE, READ, LENGTHS)
+def _turn(turned, x, lengths):  # type: ignore[no-untyped-def]
+    for t in prange(turned.shape[0]):
+        for b in range(turned.shape[1]):
+            if t < lengths[b]:
+                turned[t, b] = x[b, t]
+            else:
+                turned[t, b] = np.float32(0)
+
+
+def by_time(x: Any, lengths: Any = None) -> Any:
+    """`x` (T, B, width) contiguous, without a copy where it is so; with `lengths`, a copy with zeros for padding.
+
+    What comes from a layer lies batch first in memory, and is turned round by all threads.
+    """
+    time, batch, _ = x.shape
+    if x.size and x.swapaxes(0, 1).flags.c_contiguous and not x.flags.c_contiguous:
+        turned = np.empty(x.shape, dtype=np.float32)
+        _turn(turned, x.swapaxes(0, 1), np.full(batch, time, dtype=np.int64) if lengths is None else lengths)
+        return turned
+    if lengths is None:
+        return np.ascontiguousarray(x)
+    return np.where((np.arange(time)[:, None] < lengths)[:, :, None], x, np.float32(0))
 
 
 def states(initial: Any, time: int, reverse: bool) -> Any:
@@ -75,13 +95,12 @@ class Sequences:
         self.parts = max(1, min(self.threads, (self.batch + 3) // 4))
         self.empty = 0 in (self.rows, self.inputs, self.width)
         self.one_step = self.time == 1
-        self._padding = None
+        self._full = lengths is None
         if lengths is None:
             self.lengths = np.full(self.batch, self.time, dtype=np.int64)
         else:
             expect(op, (self.batch,), lengths=lengths)
             self.lengths = np.ascontiguousarray(lengths, dtype=np.int64)
-            self._padding = np.arange(self.time)[:, None] >= self.lengths
 
     def bias(self, bias: Any, name: str, size: int) -> Any:
         """A bias, or zeros."""
@@ -92,11 +111,7 @@ class Sequences:
 
     def rows_of(self, x: Any) -> Any:
         """The inputs as rows (T B, I), zeros where they are padding."""
-        if self._padding is None:
-            return np.ascontiguousarray(x).reshape(self.rows, self.inputs)
-        rows = np.array(x, order="C")
-        rows[self._padding] = 0
-        return rows.reshape(self.rows, self.inputs)
+        return by_time(x, None if self._full else self.lengths).reshape(self.rows, self.inputs)
 
     def inputs_times(self, x: Any, weight_ih: Any, gates: Any) -> None:
         """The inputs' part of all gates, (T, B, at least G H)."""

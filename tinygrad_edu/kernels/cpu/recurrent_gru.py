@@ -8,14 +8,14 @@ import numpy as np
 from numba import prange, types
 
 from ...backend import kernel, registered_ops
-from .common import expect, inline, parallel_for, sigmoid32, tanh32
+from .common import compiled, expect, parallel_for, sigmoid32, tanh32
 from .recurrent import LENGTHS, MATRIX, PACKED, READ, VECTOR, WRITE, Sequences, add_to, around, by_time, share, states
 from .recurrent_product import padded, rows_times
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-@inline
+@compiled
 def _forward_row(gates, bias, before, h):  # type: ignore[no-untyped-def]
     """One sequence, one step: `gates` become r, z, n and the state's part of n; `h` the new state."""
     width = h.size
@@ -56,7 +56,7 @@ def _forward(gates, packed, packed_n, bias, lengths, reverse, hidden, y, parts):
                     y[b, t] = _ZERO
 
 
-@inline
+@compiled
 def _backward_row(gates, before, dh, dgates):  # type: ignore[no-untyped-def]
     """One sequence, one step: `dgates` becomes dr, dz, dn and du^n; `dh` what passes to the state before through z."""
     width = before.size

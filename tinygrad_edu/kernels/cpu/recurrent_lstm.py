@@ -14,14 +14,14 @@ import numpy as np
 from numba import prange, types
 
 from ...backend import kernel, registered_ops
-from .common import expect, inline, parallel_for, sigmoid32, tanh32
+from .common import compiled, expect, parallel_for, sigmoid32, tanh32
 from .recurrent import LENGTHS, MATRIX, PACKED, READ, VECTOR, WRITE, Sequences, add_to, around, by_time, share, states
 from .recurrent_product import padded, rows_times
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-@inline
+@compiled
 def _forward_row(z, bias, c_before, c, h):  # type: ignore[no-untyped-def]
     """One sequence, one step: `z` becomes i, f, g, o; `c` and `h` the new cell and state."""
     width = c.size
@@ -66,7 +66,7 @@ def _forward(gates, packed, bias, lengths, reverse, hidden, cells, y, parts):  #
                     y[b, t] = _ZERO
 
 
-@inline
+@compiled
 def _backward_row(gates, c_before, c, dh, dc, tanh_c, dz):  # type: ignore[no-untyped-def]
     """One sequence, one step: `dz` is written; `dc` becomes the gradient of the cell before."""
     width = c.size

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ...machine import cpu_info
-from .common import inline, parallel_for
+from .common import compiled, parallel_for
 
 # A tile's results, one row of the right-hand matrix, and a number of the left one must fit in the registers:
 # 32 of 16 numbers with AVX-512; else 16 of 8 numbers, as AVX2 has them.
@@ -110,7 +110,7 @@ def _tile_of(rows: int) -> Any:
 _tile, _tile_of_4, _tile_of_1 = _tile_of(ROWS), _tile_of(4), _tile_of(1)
 
 
-@inline
+@compiled
 def _down(rows, a, a_row, a_step, b, b_step, c, c_row, count, add):  # type: ignore[no-untyped-def]
     """One panel of columns for any number of rows."""
     r = 0
@@ -125,7 +125,7 @@ def _down(rows, a, a_row, a_step, b, b_step, c, c_row, count, add):  # type: ign
         r += 1
 
 
-@inline
+@compiled
 def rows_times(a, a_row, rows, packed, c, c_row, add):  # type: ignore[no-untyped-def]
     """``C (+)= A B`` for `rows` rows at the addresses `a` and `c`, which lie `a_row` and `c_row` bytes apart.
 

@@ -8,14 +8,14 @@ import numpy as np
 from numba import prange, types
 
 from ...backend import kernel, registered_ops
-from .common import expect, inline, parallel_for, tanh32
+from .common import compiled, expect, parallel_for, tanh32
 from .recurrent import LENGTHS, MATRIX, PACKED, READ, VECTOR, WRITE, Sequences, add_to, around, by_time, share, states
 from .recurrent_product import padded, rows_times
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-@inline
+@compiled
 def _forward_row(z, bias, h, relu):  # type: ignore[no-untyped-def]
     add_to(z, bias)
     if relu:
@@ -48,7 +48,7 @@ def _forward(z, packed, bias, lengths, reverse, relu, hidden, y, parts):  # type
                     y[b, t] = _ZERO
 
 
-@inline
+@compiled
 def _backward_row(h, dh, dz, relu):  # type: ignore[no-untyped-def]
     if relu:
         for u in range(h.size):
