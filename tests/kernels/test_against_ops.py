@@ -163,14 +163,14 @@ def _norm_backward(d: Draw, mean: bool) -> tuple[Any, ...]:
 
 
 def _heads(d: Draw) -> tuple[Any, ...]:
-    """q, k, v, mask, causal, scale, dropout, seed; longer than one block of queries now and then.
+    """q, k, v, mask, causal, scale, dropout, seed; longer than one block of queries, or of keys, now and then.
 
     Few combinations of layouts, for each is compiled: contiguous, and as the layer cuts them out of its projection.
     """
     by_time = d.large or d.choice(True, False)
     batch, heads, dim = d.length(1 + by_time, 3), d.length(1 + by_time, 3), 33 if d.large else d.length(1, 9)
     queries = 131 if d.large else d.choice(2, 5, 128, 131) if by_time else d.choice(1, 2, 5, 131)
-    keys = d.choice(queries, queries + 3, 2, 7)
+    keys = d.choice(queries, queries + 3, 2, 7, 530)
 
     def array(time: int) -> np.ndarray:
         if by_time:

@@ -1,7 +1,9 @@
-"""Attention by blocks of queries: the T x T weights of a head never leave the cache.
+"""Attention by blocks of queries and keys: the T x S weights of a head never leave the cache.
 
-Each task takes one head of one sequence. Its products are single-threaded BLAS calls on blocks of queries, with
-causal blocks cut off where no query looks any more; the softmax between them is a vector loop.
+Softmax needs a row's largest score and its sum of exponentials before it can weigh a value; taken block by block, both
+are carried along, and what was summed so far is scaled whenever a larger score turns up (Milakov & Gimelshein, 2018;
+Dao et al., 2022). The products of a block are single-threaded calls of BLAS, the softmax between them vector loops. A
+block of keys stays in the cache while all queries pass it. Blocks that no query may look at are left out.
 """
 
 from __future__ import annotations
@@ -17,8 +19,14 @@ from .blas import NO_TRANSPOSE, ROW_MAJOR, TRANSPOSE, available, one_thread, sge
 from .common import exp32, expect, has_nan, inline, largest, parallel_for
 from .dropout import uniform
 
-_BLOCK = 128  # queries at a time
 _ZERO, _ONE, _INF = np.float32(0), np.float32(1), np.float32(np.inf)
+
+# Up to a million multiplications OpenBLAS takes kernels for small matrices, which copy nothing: 64 x 240 x 64 ran at
+# 225 GFLOP/s on two cores of a Zen 4, 128 x 512 x 64 at 190, and at 165 with the second matrix transposed, for which
+# small ones are slow too (120). So blocks of keys are transposed here, once for all queries. Few queries and many keys
+# in a block read and write less between the products: a backward pass took 264 ms with 64 x 240, 230 with 32 x 448.
+_QUERIES, _SMALL_PRODUCT, _MOST_KEYS = 32, 1_000_000, 512
+_FEW_QUERIES = 16  # below, as in generation, transposing the keys costs more than it brings
 
 
 @inline
@@ -47,64 +55,142 @@ def _address(x, b, h, t):  # type: ignore[no-untyped-def]
     return x.ctypes.data + b * x.strides[0] + h * x.strides[1] + t * x.strides[2]
 
 
+@inline
+def _copy_transposed(x, b, h, first, count, out):  # type: ignore[no-untyped-def]
+    """out[d, s] = x[b, h, first + s, d], in tiles of 16 rows, which stay in the cache."""
+    for tile in range(0, count, 16):
+        rows = min(16, count - tile)
+        for d in range(x.shape[3]):
+            for s in range(rows):
+                out[d, tile + s] = x[b, h, first + tile + s, d]
+
+
+@inline
+def _times_transposed(rows, seen, dim, alpha, a, lda, x, b, h, first, turned, direct, out):  # type: ignore[no-untyped-def]
+    """out = alpha a x^T for keys or values x: from their transposed copy, or `direct` from where they lie."""
+    if direct:
+        _product(
+            NO_TRANSPOSE, TRANSPOSE, rows, seen, dim, alpha, a, lda, _address(x, b, h, first), x.strides[2] // 4,
+            _ZERO, out.ctypes.data, out.shape[1],
+        )  # fmt: skip
+    else:
+        _product(
+            NO_TRANSPOSE, NO_TRANSPOSE, rows, seen, dim, alpha, a, lda, turned.ctypes.data, turned.shape[1],
+            _ZERO, out.ctypes.data, out.shape[1],
+        )  # fmt: skip
+
+
+@inline
+def _look(mask, b, h, t, first, count, out):  # type: ignore[no-untyped-def]
+    """Copy part of a row of the mask; whether any of it is True."""
+    found = False
+    for s in range(count):
+        out[s] = mask[b, h, t, first + s]
+        found |= out[s]
+    return found
+
+
 # Heads come as views of many layouts: one form that takes any stride, instead of seconds of compiling for each.
 _READ, _WRITE = (types.Array(types.float32, 4, "A", readonly=readonly) for readonly in (True, False))
 _MASK = types.Array(types.boolean, 4, "A", readonly=True)
 _ROWS = types.Array(types.float32, 3, "A")
 _HOW = (types.boolean, types.float32, types.float32, types.uint64)  # causal, scale, dropout, seed
+_BLOCK = types.float32[:, :, ::1]
+_PLAN = (types.int64, types.int64, types.boolean)  # parts, split, direct
 
 
-@parallel_for(_READ, _READ, _READ, _MASK, types.boolean, *_HOW, _WRITE, _ROWS, types.float32[:, :, ::1])
-def _forward(q, k, v, mask, masked, causal, scale, dropout, seed, y, lse, scratch):  # type: ignore[no-untyped-def]
+@parallel_for(
+    _READ,
+    _READ,
+    _READ,
+    _MASK,
+    types.boolean,
+    *_HOW,
+    _WRITE,
+    _ROWS,
+    _ROWS,
+    *_PLAN,
+    _BLOCK,
+    _BLOCK,
+    types.boolean[:, ::1],
+)
+def _forward(  # type: ignore[no-untyped-def]
+    q, k, v, mask, masked, causal, scale, dropout, seed, y, lse, totals, parts, split, direct, scratch, turned, looks
+):
     batch, heads, length, dim = q.shape
-    keys = k.shape[2]
-    parts = scratch.shape[0]
+    keys, width = k.shape[2], scratch.shape[2]
     keep = _ONE / (_ONE - dropout)
-    tasks = batch * heads
+    alike = mask.strides[2] == 0  # the same for all queries, as padding is
+    units = batch * heads * split
     for part in prange(parts):
-        scores = scratch[part]
-        for task in range(tasks * part // parts, tasks * (part + 1) // parts):
-            b, h = task // heads, task % heads
-            for first in range(0, length, _BLOCK):
-                rows = min(_BLOCK, length - first)
-                seen = min(keys, max(0, first + rows + keys - length)) if causal else keys
-                if seen > 0:
-                    _product(
-                        NO_TRANSPOSE, TRANSPOSE, rows, seen, dim, scale, _address(q, b, h, first), q.strides[2] // 4,
-                        _address(k, b, h, 0), k.strides[2] // 4, _ZERO, scores.ctypes.data, keys,
-                    )  # fmt: skip
-                for t in range(rows):
-                    row = scores[t]
-                    limit = min(seen, max(0, first + t + 1 + keys - length)) if causal else keys
-                    if masked:
-                        for s in range(limit):
-                            row[s] = row[s] if mask[b, h, first + t, s] else -_INF
-                    top = largest(row[:limit])
-                    if top == -_INF and not has_nan(row[:limit]):
-                        lse[b, h, first + t] = _INF
-                        row[:seen] = _ZERO
+        scores, k_turned, look = scratch[part], turned[part], looks[part]
+        for unit in range(units * part // parts, units * (part + 1) // parts):
+            b, h, share = unit // split // heads, unit // split % heads, unit % split
+            for first in range(share * _QUERIES, length, split * _QUERIES):
+                rows = min(_QUERIES, length - first)
+                y[b, h, first : first + rows] = _ZERO
+                totals[b, h, first : first + rows] = _ZERO
+                lse[b, h, first : first + rows] = -_INF
+            for begin in range(0, keys, width):
+                count = min(width, keys - begin)
+                if masked and alike and not _look(mask, b, h, 0, begin, count, look):
+                    continue
+                if not direct:
+                    _copy_transposed(k, b, h, begin, count, k_turned)
+                for first in range(share * _QUERIES, length, split * _QUERIES):
+                    rows = min(_QUERIES, length - first)
+                    seen = min(count, first + rows + keys - length - begin) if causal else count
+                    if seen <= 0:
                         continue
-                    total = _ZERO
-                    for s in range(limit):
-                        e = exp32(row[s] - top)
-                        row[s] = e
-                        total += e
-                    row[limit:seen] = _ZERO
-                    lse[b, h, first + t] = top + np.float32(math.log(total))
-                    total = _ONE / total
-                    for s in range(limit):
-                        row[s] *= total
-                    if dropout > 0:
-                        base = ((b * heads + h) * length + first + t) * keys
-                        for s in range(limit):
-                            row[s] *= keep if uniform(seed, base + s) >= dropout else _ZERO
-                if seen > 0:
-                    _product(
-                        NO_TRANSPOSE, NO_TRANSPOSE, rows, dim, seen, _ONE, scores.ctypes.data, keys,
-                        _address(v, b, h, 0), v.strides[2] // 4, _ZERO, _address(y, b, h, first), y.strides[2] // 4,
+                    _times_transposed(
+                        rows, seen, dim, scale, _address(q, b, h, first), q.strides[2] // 4, k, b, h, begin,
+                        k_turned, direct, scores,
                     )  # fmt: skip
-                else:
-                    y[b, h, first : first + rows] = _ZERO
+                    for t in range(rows):
+                        at = first + t
+                        limit = min(seen, max(0, at + 1 + keys - length - begin)) if causal else seen
+                        row = scores[t, :limit]
+                        if masked:
+                            if not alike:
+                                _look(mask, b, h, at, begin, limit, look)
+                            for s in range(limit):
+                                row[s] = row[s] if look[s] else -_INF
+                        before = lse[b, h, at]  # the largest so far
+                        top = max(before, largest(row))
+                        scores[t, limit:seen] = _ZERO
+                        if top == -_INF and not has_nan(row):
+                            row[:] = _ZERO
+                            continue
+                        total = _ZERO
+                        for s in range(limit):
+                            e = exp32(row[s] - top)
+                            row[s] = e
+                            total += e
+                        if dropout > 0:
+                            base = ((b * heads + h) * length + at) * keys + begin
+                            for s in range(limit):
+                                row[s] *= keep if uniform(seed, base + s) >= dropout else _ZERO
+                        if top > before and before > -_INF:
+                            factor = exp32(before - top)
+                            totals[b, h, at] *= factor
+                            for d in range(dim):
+                                y[b, h, at, d] *= factor
+                        totals[b, h, at] += total
+                        lse[b, h, at] = top
+                    _product(
+                        NO_TRANSPOSE, NO_TRANSPOSE, rows, dim, seen, _ONE, scores.ctypes.data, width,
+                        _address(v, b, h, begin), v.strides[2] // 4, _ONE, _address(y, b, h, first), y.strides[2] // 4,
+                    )  # fmt: skip
+            for first in range(share * _QUERIES, length, split * _QUERIES):
+                for at in range(first, min(first + _QUERIES, length)):
+                    total = totals[b, h, at]
+                    if total == _ZERO:
+                        lse[b, h, at] = _INF
+                        continue
+                    lse[b, h, at] += np.float32(math.log(total))
+                    total = _ONE / total
+                    for d in range(dim):
+                        y[b, h, at, d] *= total
 
 
 @inline
@@ -123,62 +209,81 @@ def _row_gradient(p, dp, log_total, delta, scale, dropout, keep, seed, base):  #
             p[s] = e
 
 
-@parallel_for(*(_READ,) * 4, _MASK, types.boolean, _READ, _ROWS, *_HOW, *(_WRITE,) * 3, types.float32[:, :, :, ::1])
+@parallel_for(
+    *(_READ,) * 4, _MASK, types.boolean, _READ, _ROWS, *_HOW, *(_WRITE,) * 3,
+    types.Array(types.float32, 5, "A"), types.float32[:, ::1],
+    *_PLAN, types.float32[:, :, :, ::1], types.float32[:, :, :, ::1], types.boolean[:, ::1],
+)  # fmt: skip
 def _backward(  # type: ignore[no-untyped-def]
-    dy, q, k, v, mask, masked, y, lse, causal, scale, dropout, seed, dq, dk, dv, scratch
-):
+    dy, q, k, v, mask, masked, y, lse, causal, scale, dropout, seed, dq, dk, dv, more_dq, deltas,
+    parts, split, direct, scratch, turned, looks,
+):  # fmt: skip
     batch, heads, length, dim = q.shape
-    keys = k.shape[2]
-    parts = scratch.shape[0]
+    keys, width = k.shape[2], scratch.shape[3]
     keep = _ONE / (_ONE - dropout)
-    tasks = batch * heads
+    alike = mask.strides[2] == 0
+    units = batch * heads * split
     for part in prange(parts):
-        probs, dprobs = scratch[part, 0], scratch[part, 1]
-        for task in range(tasks * part // parts, tasks * (part + 1) // parts):
-            b, h = task // heads, task % heads
-            dk[b, h] = _ZERO
-            dv[b, h] = _ZERO
-            for first in range(0, length, _BLOCK):
-                rows = min(_BLOCK, length - first)
-                seen = min(keys, max(0, first + rows + keys - length)) if causal else keys
-                if seen == 0:
-                    dq[b, h, first : first + rows] = _ZERO
+        probs, dprobs, look = scratch[part, 0], scratch[part, 1], looks[part]
+        k_turned, v_turned = turned[part, 0], turned[part, 1]
+        for unit in range(units * part // parts, units * (part + 1) // parts):
+            b, h, share = unit // split // heads, unit // split % heads, unit % split
+            # Shares of one head meet in the gradients of all queries, so each has its own sum of them.
+            own_dq = dq if share == 0 else more_dq[share - 1]
+            delta = deltas[part]
+            for t in range(length):
+                own_dq[b, h, t] = _ZERO
+                total = _ZERO
+                for d in range(dim):
+                    total += dy[b, h, t, d] * y[b, h, t, d]
+                delta[t] = total
+            for begin in range(share * width, keys, split * width):
+                count = min(width, keys - begin)
+                dk[b, h, begin : begin + count] = _ZERO
+                dv[b, h, begin : begin + count] = _ZERO
+                if masked and alike and not _look(mask, b, h, 0, begin, count, look):
                     continue
-                q_rows, dy_rows = _address(q, b, h, first), _address(dy, b, h, first)
-                _product(
-                    NO_TRANSPOSE, TRANSPOSE, rows, seen, dim, scale, q_rows, q.strides[2] // 4,
-                    _address(k, b, h, 0), k.strides[2] // 4, _ZERO, probs.ctypes.data, keys,
-                )  # fmt: skip
-                _product(
-                    NO_TRANSPOSE, TRANSPOSE, rows, seen, dim, _ONE, dy_rows, dy.strides[2] // 4,
-                    _address(v, b, h, 0), v.strides[2] // 4, _ZERO, dprobs.ctypes.data, keys,
-                )  # fmt: skip
-                for t in range(rows):
-                    p, dp = probs[t], dprobs[t]
-                    limit = min(seen, max(0, first + t + 1 + keys - length)) if causal else keys
-                    log_total = lse[b, h, first + t]
-                    delta = _ZERO
-                    for d in range(dim):
-                        delta += dy[b, h, first + t, d] * y[b, h, first + t, d]
-                    if masked:
-                        for s in range(limit):
-                            p[s] = p[s] if mask[b, h, first + t, s] else -_INF
-                    base = ((b * heads + h) * length + first + t) * keys
-                    _row_gradient(p[:limit], dp[:limit], log_total, delta, scale, dropout, keep, seed, base)
-                    p[limit:seen] = _ZERO
-                    dp[limit:seen] = _ZERO
-                _product(
-                    TRANSPOSE, NO_TRANSPOSE, seen, dim, rows, _ONE, probs.ctypes.data, keys,
-                    dy_rows, dy.strides[2] // 4, _ONE, _address(dv, b, h, 0), dv.strides[2] // 4,
-                )  # fmt: skip
-                _product(
-                    NO_TRANSPOSE, NO_TRANSPOSE, rows, dim, seen, _ONE, dprobs.ctypes.data, keys,
-                    _address(k, b, h, 0), k.strides[2] // 4, _ZERO, _address(dq, b, h, first), dq.strides[2] // 4,
-                )  # fmt: skip
-                _product(
-                    TRANSPOSE, NO_TRANSPOSE, seen, dim, rows, _ONE, dprobs.ctypes.data, keys,
-                    q_rows, q.strides[2] // 4, _ONE, _address(dk, b, h, 0), dk.strides[2] // 4,
-                )  # fmt: skip
+                if not direct:
+                    _copy_transposed(k, b, h, begin, count, k_turned)
+                    _copy_transposed(v, b, h, begin, count, v_turned)
+                for first in range(0, length, _QUERIES):
+                    rows = min(_QUERIES, length - first)
+                    seen = min(count, first + rows + keys - length - begin) if causal else count
+                    if seen <= 0:
+                        continue
+                    q_rows, dy_rows = _address(q, b, h, first), _address(dy, b, h, first)
+                    _times_transposed(
+                        rows, seen, dim, scale, q_rows, q.strides[2] // 4, k, b, h, begin, k_turned, direct, probs
+                    )
+                    _times_transposed(
+                        rows, seen, dim, _ONE, dy_rows, dy.strides[2] // 4, v, b, h, begin, v_turned, direct, dprobs
+                    )
+                    for t in range(rows):
+                        at = first + t
+                        limit = min(seen, max(0, at + 1 + keys - length - begin)) if causal else seen
+                        p, dp = probs[t, :limit], dprobs[t, :limit]
+                        if masked:
+                            if not alike:
+                                _look(mask, b, h, at, begin, limit, look)
+                            for s in range(limit):
+                                p[s] = p[s] if look[s] else -_INF
+                        base = ((b * heads + h) * length + at) * keys + begin
+                        _row_gradient(p, dp, lse[b, h, at], delta[at], scale, dropout, keep, seed, base)
+                        probs[t, limit:seen] = _ZERO
+                        dprobs[t, limit:seen] = _ZERO
+                    _product(
+                        TRANSPOSE, NO_TRANSPOSE, seen, dim, rows, _ONE, probs.ctypes.data, width,
+                        dy_rows, dy.strides[2] // 4, _ONE, _address(dv, b, h, begin), dv.strides[2] // 4,
+                    )  # fmt: skip
+                    _product(
+                        NO_TRANSPOSE, NO_TRANSPOSE, rows, dim, seen, _ONE, dprobs.ctypes.data, width,
+                        _address(k, b, h, begin), k.strides[2] // 4,
+                        _ONE, _address(own_dq, b, h, first), own_dq.strides[2] // 4,
+                    )  # fmt: skip
+                    _product(
+                        TRANSPOSE, NO_TRANSPOSE, seen, dim, rows, _ONE, dprobs.ctypes.data, width,
+                        q_rows, q.strides[2] // 4, _ONE, _address(dk, b, h, begin), dk.strides[2] // 4,
+                    )  # fmt: skip
 
 
 def _readable(x: Any) -> Any:
@@ -196,6 +301,21 @@ def _mask(mask: Any, shape: tuple[int, ...]) -> Any:
     return np.ones((1, 1, 1, 1), dtype=bool) if mask is None else np.broadcast_to(mask, shape)
 
 
+def _width(queries: int, keys: int, dim: int) -> int:
+    """Keys of a block: blocks alike in size, of products that OpenBLAS takes for small ones."""
+    rows = min(_QUERIES, queries)
+    most = max(64, _SMALL_PRODUCT // (rows * dim) // 64 * 64)
+    if queries >= _FEW_QUERIES:
+        most = min(most, _MOST_KEYS)
+    blocks = -(-keys // most)
+    return -(-keys // blocks // 64) * 64  # of which a vector loop leaves no rest
+
+
+def _shares(heads: int, parts: int, blocks: int) -> int:
+    """Into how many shares the work of one head is cut, so that all threads have about the same to do."""
+    return 1 if heads >= 4 * parts else min(blocks, parts // math.gcd(heads, parts))
+
+
 def attention(
     q: Any,
     k: Any,
@@ -210,16 +330,19 @@ def attention(
     keys = k.shape[2]
     expect("attention", (batch, heads, keys, dim), k=k, v=v)
     y, lse = _by_time(batch, length, heads, dim), np.empty((batch, heads, length), dtype=np.float32)
-    scratch = np.empty((get_num_threads(), min(_BLOCK, length), keys), dtype=np.float32)
-    if y.size and keys:
-        with one_thread():
-            _forward(
-                _readable(q), _readable(k), _readable(v), _mask(mask, (batch, heads, length, keys)), mask is not None,
-                causal, np.float32(scale), np.float32(dropout), np.uint64(seed), y, lse, scratch,
-            )  # fmt: skip
-    else:
+    if not (y.size and keys):
         y.fill(0)
         lse.fill(np.inf)
+        return y, lse[..., None]
+    parts, width, direct = get_num_threads(), _width(length, keys, dim), length < _FEW_QUERIES
+    split = _shares(batch * heads, parts, -(-length // _QUERIES))
+    with one_thread():
+        _forward(
+            _readable(q), _readable(k), _readable(v), _mask(mask, (batch, heads, length, keys)), mask is not None,
+            causal, np.float32(scale), np.float32(dropout), np.uint64(seed), y, lse, np.empty_like(lse),
+            parts, split, direct, np.empty((parts, min(_QUERIES, length), width), dtype=np.float32),
+            np.empty((parts, 0 if direct else dim, width), dtype=np.float32), np.empty((parts, width), dtype=bool),
+        )  # fmt: skip
     return y, lse[..., None]
 
 
@@ -245,17 +368,24 @@ def attention_backward(
         dq, dk, dv = packed.transpose(2, 0, 3, 1, 4)
     else:
         dq, dk, dv = (_by_time(batch, time, heads, dim) for time in (length, keys, keys))
-    scratch = np.empty((get_num_threads(), 2, min(_BLOCK, length), keys), dtype=np.float32)
-    if dq.size and keys:
-        with one_thread():
-            _backward(
-                _readable(dy), _readable(q), _readable(k), _readable(v), _mask(mask, (batch, heads, length, keys)),
-                mask is not None, y, lse.reshape(batch, heads, length), causal, np.float32(scale),
-                np.float32(dropout), np.uint64(seed), dq, dk, dv, scratch,
-            )  # fmt: skip
-    else:
+    if not (dq.size and keys):
         for gradient in (dq, dk, dv):
             gradient.fill(0)
+        return dq, dk, dv
+    parts, width, direct = get_num_threads(), _width(length, keys, dim), length < _FEW_QUERIES
+    split = _shares(batch * heads, parts, -(-keys // width))
+    more_dq = np.empty((split - 1, batch, heads, length, dim), dtype=np.float32)
+    with one_thread():
+        _backward(
+            _readable(dy), _readable(q), _readable(k), _readable(v), _mask(mask, (batch, heads, length, keys)),
+            mask is not None, y, lse.reshape(batch, heads, length), causal, np.float32(scale), np.float32(dropout),
+            np.uint64(seed), dq, dk, dv, more_dq, np.empty((parts, length), dtype=np.float32),
+            parts, split, direct, np.empty((parts, 2, min(_QUERIES, length), width), dtype=np.float32),
+            np.empty((parts, 2, 0 if direct else dim, width), dtype=np.float32),
+            np.empty((parts, width), dtype=bool),
+        )  # fmt: skip
+    for share in more_dq:
+        dq += share
     return dq, dk, dv
 
 
