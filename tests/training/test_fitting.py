@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import tinygrad_edu as tg
-from tinygrad_edu.data import TokenLoader, train_bpe
+from tinygrad_edu.data import Tokenizer, TokenLoader, train_bpe
 from tinygrad_edu.errors import ConfigError, DataError, TinygradEduError
 from tinygrad_edu.layers import GELU, Linear, Sequential
 from tinygrad_edu.losses import CrossEntropyLoss, MeanSquaredError
 from tinygrad_edu.metrics import LanguageScore
-from tinygrad_edu.models import BaseLanguageModel, create_model
+from tinygrad_edu.models import BaseLanguageModel, create_model, from_pretrained
 from tinygrad_edu.optim import SGD
 from tinygrad_edu.storage import load_checkpoint
 from tinygrad_edu.training import (
@@ -331,20 +331,17 @@ def test_a_language_model_is_trained_saved_and_writes(tmp_path: Path, words: Any
     assert after["perplexity"] < 0.5 * before["perplexity"]
     assert after["bits_per_byte"] == pytest.approx(history["evaluation"]["bits_per_byte"][-1])
     folder = tmp_path / "runs" / "small"
-    assert {"history.jsonl", "loss_curve.png", "checkpoints", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
+    assert {"history.jsonl", "loss_curve.png", "checkpoints", "model"} == {p.name for p in folder.iterdir()}
     written = read_history(folder / "history.jsonl")
     assert [r["step"] for r in written if r["event"] == "evaluation"] == history["evaluation"]["step"]
     assert load_checkpoint(folder / "checkpoints").step == history["evaluation"]["step"][-1]
-    again = load_saved(folder)
+    again = from_pretrained(folder / "model")
+    assert Tokenizer.from_pretrained(folder / "model").encode(TEXT) == words[0].encode(TEXT)
     held_out = trainer.val_loader
     assert evaluate_batches(again, held_out).loss == pytest.approx(after["loss"], rel=1e-6)
     text = trainer.generate("the cat", max_length=20, seed=0)
     assert text.startswith("the cat") and text == trainer.generate("the cat", max_length=20, seed=0)
     assert len(text) < len(trainer.generate("the cat", max_length=40, seed=0))
-
-
-def load_saved(folder: Path) -> BaseLanguageModel:
-    return type(small_model()).load_checkpoint(folder / "model")
 
 
 def test_what_a_language_trainer_refuses(tmp_path: Path, words: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.training.test_trainer import StopAt, same_bits
-from tinygrad_edu.data import TokenLoader
+from tinygrad_edu.data import MaskedLMDataCollator, StreamLoader, TokenLoader, train_character
 from tinygrad_edu.errors import CheckpointError
 from tinygrad_edu.models import BaseLanguageModel, available_architectures, create_model
 from tinygrad_edu.storage import load_checkpoint
@@ -26,20 +26,9 @@ from tinygrad_edu.training import (
     trained_weights,
 )
 
-VOCAB, MASK = 23, 22
+VOCAB = 23
 TEXT = np.random.default_rng(0).integers(0, VOCAB - 1, 400)
 EPOCHS = 2
-
-
-class Masked(TokenLoader):
-    """Windows of which a sixth is masked, drawn anew for each batch: from the seed, the epoch and the place in it."""
-
-    def __iter__(self) -> Iterator[Any]:
-        epoch = self.epoch
-        for ids, _ in super().__iter__():
-            hidden = np.random.default_rng([epoch, self.position]).random(ids.shape) < 1 / 6
-            hidden[:, 0] = True  # of each window at least one
-            yield {"input_ids": np.where(hidden, MASK, ids), "labels": np.where(hidden, ids, -100)}
 
 
 def windows() -> Any:
@@ -47,13 +36,17 @@ def windows() -> Any:
 
 
 def strands() -> Any:
-    """Batches whose rows go on where those before ended; the last token of one is the first of the next."""
-    rows = TEXT[:388].reshape(4, -1)
-    return [(rows[:, at : at + 13], rows[:, at : at + 13]) for at in range(0, 96, 12)]
+    """Batches whose rows go on where those before ended."""
+    return StreamLoader(TEXT, 4, 12)
+
+
+TOKENIZER = train_character(["abcdefghijklmnopqrstu"], special_tokens=("[MASK]", "[UNK]"))
 
 
 def masked() -> Any:
-    return Masked(TEXT, 3, 12, seed=1)
+    """Windows of which a collator masks some tokens, other ones in each batch."""
+    assert TOKENIZER.vocab_size == VOCAB
+    return TokenLoader(TEXT, 3, 12, seed=1, collate=MaskedLMDataCollator(TOKENIZER, seed=4))
 
 
 def pairs() -> Any:
@@ -111,12 +104,12 @@ CASES = {
         {**RECURRENT, "carry_state": True},
         strands,
         {
-            "gradient_accumulation_steps": 5,
+            "gradient_accumulation_steps": 2,
             "ema_decay": 0.9,
-            "early_stopping_patience": 3,
-            "num_epochs": 4,
+            "early_stopping_patience": 2,
+            "num_epochs": 5,
             "eval_every": 2,
-            "learning_rate": 0.1,
+            "learning_rate": 0.3,
         },
     ),
     "sgd, accumulated": Case(

@@ -80,7 +80,7 @@ class LanguageModelTrainer(EpochTrainer):
 
         With `save_dir` everything goes into ``save_dir/model_name``, which must be new or empty the first time:
         ``history.jsonl``, ``loss_curve.png``, ``checkpoints/``, and when training is over the model and its
-        tokenizer.
+        tokenizer in ``model/``.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class LanguageModelTrainer(EpochTrainer):
         history = super().train(num_epochs)
         if self.folder is not None:
             self.plot_training_history(self.folder / "loss_curve.png", title=model_name)
-            self.save(self.folder)
+            self.save(self.folder / "model")
         return history
 
     def _settle_folder(self, save_dir: Path, name: str) -> None:
@@ -111,18 +111,18 @@ class LanguageModelTrainer(EpochTrainer):
         self._callbacks = [*written, *self._callbacks]
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model (with its averaged weights, if such are kept) and the tokenizer into `folder`.
+        """Write the model, with its averaged weights if such are kept, and the tokenizer; over an earlier one.
+
+        ``from_pretrained(folder)`` and ``Tokenizer.from_pretrained(folder)`` read them, and for GPT-2 and BERT
+        ``transformers`` does.
 
         Raises
         ------
         CheckpointError, DataError
             If they cannot be written.
         """
-        folder = Path(folder)
         with self.averaged():
-            self.model.save_checkpoint(folder / "model")
-        self.tokenizer.save(folder)
-        return folder
+            return self.model.save_pretrained(folder, tokenizer=self.tokenizer, overwrite=True)
 
     def evaluate(self, loader: Any = None) -> dict[str, Any]:
         """Loss, perplexity, accuracy and bits per byte on a loader, the validation loader if None.
