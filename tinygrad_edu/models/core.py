@@ -65,6 +65,11 @@ class ModelCore(Layer):
         """The table that turns ids into vectors."""
         raise AssertionError(f"{type(self).__name__} must define get_input_embeddings")
 
+    def token_tables(self) -> list[Parameter]:
+        """Parameters that have a row for each token id."""
+        parameters = (self.get_input_embeddings().weight, self.head_weight, self.head_bias)
+        return [parameter for parameter in parameters if parameter is not None]
+
     @classmethod
     def settings_from_run(cls, model: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of this architecture's config from the ``model`` section of a run's settings."""

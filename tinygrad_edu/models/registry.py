@@ -16,7 +16,7 @@ Kind = TypeVar("Kind", bound="type[BaseLanguageModel]")
 
 _architectures: dict[str, type[BaseLanguageModel]] = {}
 #: Modules whose import registers the library's own architectures.
-_BUILT_IN = ("transformer", "gpt2", "bert", "recurrent")
+_BUILT_IN = ("transformer", "gpt2", "bert", "recurrent", "seq2seq")
 
 
 def register_architecture(name: str) -> Callable[[Kind], Kind]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..backend import Array, default_generator, device_of, namespace, to_device
@@ -19,7 +20,9 @@ def resize(model: BaseLanguageModel, vocab_size: int) -> Embedding:
     embedding = model.get_input_embeddings()
     if vocab_size == model.vocab_size:
         return embedding
-    tables = {id(p): p for p in (embedding.weight, model.head_weight, model.head_bias) if p is not None}
+    # New configs, not changed ones: another model may have been made from the same. They also say what does not go.
+    configs = {id(layer.config): replace(layer.config, vocab_size=vocab_size) for layer in _configured(model)}
+    tables = {id(p): p for p in model.token_tables()}
     generator = next(model.generators(), None) or default_generator()
     std = float(getattr(model.config, "initializer_range", getattr(model.config, "init_std", 0.02)))
     for table in tables.values():
@@ -27,15 +30,20 @@ def resize(model: BaseLanguageModel, vocab_size: int) -> Embedding:
         table.grad = None
     model.clear_saved()
     for layer in model.layers():
-        if isinstance(layer, Embedding) and layer.weight is embedding.weight:
+        if isinstance(layer, Embedding) and id(layer.weight) in tables:
             layer.num_embeddings = vocab_size
-        if isinstance(layer, Linear) and layer.weight is model.head_weight:
+        if isinstance(layer, Linear) and id(layer.weight) in tables:
             layer.out_features = vocab_size
-        if hasattr(layer, "config"):
-            layer.config.vocab_size = vocab_size
+    for layer in _configured(model):
+        layer.config = configs[id(layer.config)]
     model.vocab_size = vocab_size
     model.flatten()
     return embedding
+
+
+def _configured(model: BaseLanguageModel) -> list[Any]:
+    """The layers that have a config: the model, and perhaps one within it."""
+    return [layer for layer in model.layers() if hasattr(layer, "config")]
 
 
 def _resized(table: Parameter, rows: int, generator: Any, std: float) -> Array:
