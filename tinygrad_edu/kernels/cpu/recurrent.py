@@ -55,7 +55,8 @@ def by_time(x: Any, lengths: Any = None) -> Any:
         return turned
     if lengths is None:
         return np.ascontiguousarray(x)
-    return np.where((np.arange(time)[:, None] < lengths)[:, :, None], x, np.float32(0))
+    real = (np.arange(time)[:, None] < lengths)[:, :, None]
+    return np.ascontiguousarray(np.where(real, x, np.float32(0)))  # else it lies in memory as x does
 
 
 def states(initial: Any, time: int, reverse: bool) -> Any:
