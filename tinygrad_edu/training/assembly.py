@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..backend import cuda_available
 from ..data import Corpus, TokenFile, Tokenizer, corpus_tokenizer, load_corpus, load_tokenizer, prepare_tokens
-from ..errors import CheckpointError, ConfigError, ShapeError
 from ..data.tokenizers import END_OF_TEXT
+from ..errors import CheckpointError, ConfigError, ShapeError
 from ..models import BaseLanguageModel, create_model_from_config
 from ..storage import Checkpoint
 from .config import make_config
@@ -30,6 +33,17 @@ class TextData:
     corpus: Corpus
     tokenizer: Tokenizer
     tokens: Mapping[str, TokenFile]
+
+    def token_bytes(self, split: str) -> NDArray[np.float64]:
+        """Bytes of text that each id stands for, (V,), so that those of a whole split sum up to its bytes.
+
+        A byte-level BPE has exact lengths. The others drop something, such as the spaces of WordPiece, whose
+        bytes are then spread over all tokens in proportion.
+        """
+        tokens, lengths = self.tokens[split], self.tokenizer.token_bytes().astype(np.float64)
+        if self.tokenizer.kind != "bpe":
+            lengths *= tokens.text_bytes / max(1.0, lengths[np.asarray(tokens.ids)].sum())
+        return lengths
 
     def document(self) -> dict[str, Any]:
         """What a checkpoint says of the data it was trained on; the tokenizer is in it whole."""
@@ -111,9 +125,7 @@ def config_of(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(str(error)) from error
 
 
-def restore_model(
-    checkpoint: Checkpoint, device: str | None = None
-) -> tuple[Any, BaseLanguageModel, Tokenizer]:
+def restore_model(checkpoint: Checkpoint, device: str | None = None) -> tuple[Any, BaseLanguageModel, Tokenizer]:
     """The settings, the trained model and the tokenizer that a run's checkpoint holds.
 
     Parameters

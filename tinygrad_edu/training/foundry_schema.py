@@ -70,6 +70,7 @@ def _least_vocab_size(config: Any) -> str | None:
     if t.type not in TRAINED_TOKENIZERS:
         return None
     usual = 5 if config.training.objective == "masked_lm" else 1  # those of BERT, or the end of text
+    usual += t.type != "bpe" and usual == 1  # and an unknown token, which bytes do not need
     special, alphabet = len(t.special_tokens or ()) or usual, 256 if t.type == "bpe" else 1
     if t.vocab_size >= special + alphabet:
         return None

@@ -90,7 +90,7 @@ class LanguageJob(Job):
             stride=stride,
             batch_size=config.training.batch_size,
             max_batches=max_batches,
-            token_bytes=data.tokenizer.token_bytes(),
+            token_bytes=data.token_bytes(split),
             stop=stop,
             **cls._masking(data.tokenizer),
         )

@@ -48,7 +48,7 @@ class MaskedLanguageJob(LanguageJob):
                 batch_size=settings.batch_size,
                 max_batches=settings.eval_batches,
             )
-        token_bytes = self.data.tokenizer.token_bytes()
+        token_bytes = self.data.token_bytes("validation")
         return evaluate_batches(self.model, self._questions, token_bytes=token_bytes, stop=stop)
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ...runtime import advice
 from ...storage import list_checkpoints, load_checkpoint
 from ..config import RunConfig, dump_config, load_config
 from ..program import INTERRUPTED, run_program
-from ..run_folder import CHECKPOINTS, checkpoints_of, create_run_folder, newest_run, run_folder_of
+from ..run_folder import CHECKPOINTS, checkpoints_of, create_run_folder, discard_run_folder, newest_run, run_folder_of
 from .job import Job, job_class
 
 
@@ -123,7 +122,7 @@ def _train(args: argparse.Namespace, default: Path | None, schema: type[Any], co
             job.finish()
     finally:
         if leave_nothing:
-            shutil.rmtree(folder, ignore_errors=True)
+            discard_run_folder(folder)
     return 0
 
 
