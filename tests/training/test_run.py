@@ -23,7 +23,13 @@ from tinygrad_edu.training.callbacks import StepReport
 from tinygrad_edu.training.program import run_program
 from tinygrad_edu.training.progress import format_seconds
 from tinygrad_edu.training.report import generate_text, score_table, verdict
-from tinygrad_edu.training.run_folder import checkpoints_of, create_run_folder, newest_run, run_folder_of
+from tinygrad_edu.training.run_folder import (
+    checkpoints_of,
+    create_run_folder,
+    discard_run_folder,
+    newest_run,
+    run_folder_of,
+)
 
 # -- run folders -----------------------------------------------------------------------------------
 
@@ -35,6 +41,20 @@ def test_each_run_has_a_new_folder(tmp_path: Path) -> None:
     assert create_run_folder(tmp_path / "a" / "runs", "mine").name == "mine"
     assert create_run_folder(tmp_path / "a" / "runs", "mine").name == "mine"  # still empty
     assert len(list((tmp_path / "a" / "runs").iterdir())) == 6  # and no probe is left
+
+
+def test_a_run_in_which_nothing_came_about_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    first = create_run_folder(tmp_path / "mine" / "a" / "runs")
+    second = create_run_folder(tmp_path / "mine" / "a" / "runs", "second")
+    (first / "config.yaml").write_text("")
+    discard_run_folder(first)  # the folders above were made for it, but the second run is in them
+    assert [path.name for path in (tmp_path / "mine" / "a" / "runs").iterdir()] == ["second"]
+    discard_run_folder(second)
+    discard_run_folder(create_run_folder(tmp_path / "mine" / "b" / "runs", "third"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a"]  # the second did not make a/runs
+    discard_run_folder(create_run_folder(tmp_path / "mine", "fourth"))
+    assert (tmp_path / "mine").is_dir()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".hidden", "x" * 101, "a\n"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
+import shutil
 import time
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from ..errors import ConfigError
 from ..storage import list_checkpoints
 
 CHECKPOINTS = "checkpoints"
+
+#: For each run folder that this process made, the folders above it that had to be made for it, innermost first.
+_made_above: dict[Path, list[Path]] = {}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -33,6 +38,7 @@ def create_run_folder(output_dir: str | Path, name: str | None = None) -> Path:
     if name is not None and not _NAME.fullmatch(name):
         raise ConfigError(f"run name: {name!r}, wanted letters, digits, '.', '_' and '-' only")
     _refuse_link_or_file(root, "training.output_dir")
+    absent = [path for path in (root, *root.parents) if not path.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
         _probe(root)
@@ -42,18 +48,28 @@ def create_run_folder(output_dir: str | Path, name: str | None = None) -> Path:
             if folder.is_dir() and any(folder.iterdir()):
                 raise ConfigError(f"run folder: {folder} is not empty; choose another name, or --resume {folder}")
             folder.mkdir(exist_ok=True)
+            _made_above[folder] = absent
             return folder
         stamp, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
         while True:  # two runs may begin in the same second
             folder = root / (stamp if number == 1 else f"{stamp}_{number}")
             try:
                 folder.mkdir()
+                _made_above[folder] = absent
                 return folder
             except FileExistsError:
                 number += 1
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"training.output_dir: nothing can be written to {root}: {reason}") from error
+
+
+def discard_run_folder(folder: Path) -> None:
+    """Take away a run folder in which nothing came about, and what was made above it, as far as it is empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in _made_above.pop(folder, []):
+        with contextlib.suppress(OSError):  # another run is in it by now
+            path.rmdir()
 
 
 def _refuse_link_or_file(path: Path, what: str) -> None:
