@@ -85,6 +85,8 @@ def test_the_width_inside_is_four_times_that_outside_if_not_given() -> None:
 def test_it_writes_what_transformers_writes(prompt: int, use_cache: bool, tmp_path: Path) -> None:
     """The likeliest tokens, from random weights: each depends on all before it."""
     other = theirs("gpt2", n_positions=20, eos_token_id=None, tie_word_embeddings=False)
+    with torch.no_grad():
+        other.transformer.wpe.weight *= 8  # so that the next token depends on where it stands
     model = from_pretrained(saved(other, tmp_path))
     ids = np.random.default_rng(prompt).integers(0, 37, (3, prompt))
     mask = torch.ones(3, prompt, dtype=torch.long)
