@@ -37,6 +37,7 @@ PAGES = [
     DOCS / "architecture.md",
     DOCS / "data.md",
     DOCS / "gradient-checking.md",
+    DOCS / "training.md",
     *sorted((DOCS / "derivations").glob("*.md")),
 ]
 
