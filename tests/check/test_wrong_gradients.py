@@ -18,7 +18,7 @@ from tinygrad_edu.check.cases import CASES, Case
 from tinygrad_edu.check.op_cases import OP_CASES
 from tinygrad_edu.layers import Layer
 from tinygrad_edu.layers.activation import sigmoid
-from tinygrad_edu.layers.attention import attention
+from tinygrad_edu.layers.attention_ops import attention
 from tinygrad_edu.layers.dropout import dropout
 from tinygrad_edu.layers.linear import linear_backward
 from tinygrad_edu.layers.norm import layernorm_backward, rmsnorm_backward
@@ -397,9 +397,9 @@ def attention_backward_without_delta(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> Any:
-    from tinygrad_edu.layers.attention import _dropout_factor, _scores
+    from tinygrad_edu.layers.attention_ops import _dropout_factor, masked_scores
 
-    probs = np.exp(_scores(q, k, mask, causal, scale) - lse)
+    probs = np.exp(masked_scores(q, k, mask, causal, scale) - lse)
     dprobs, kept = dy @ v.swapaxes(-1, -2), probs
     if dropout:
         factor = _dropout_factor(probs, dropout, seed)
@@ -409,7 +409,7 @@ def attention_backward_without_delta(
 
 
 def attention_backward_without_scale(*args: Any) -> Any:
-    from tinygrad_edu.layers.attention import attention_backward
+    from tinygrad_edu.layers.attention_ops import attention_backward
 
     dq, dk, dv = attention_backward(*args)
     return dq / args[8], dk / args[8], dv
@@ -428,7 +428,7 @@ def attention_backward_of_all_heads(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> Any:
-    from tinygrad_edu.layers.attention import attention_backward
+    from tinygrad_edu.layers.attention_ops import attention_backward
 
     dq, dk, dv = attention_backward(dy, q, k, v, mask, y, lse, causal, scale, dropout, seed)
     return dq, dk, np.broadcast_to(dv.sum(axis=1, keepdims=True), dv.shape)

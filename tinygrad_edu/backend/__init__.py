@@ -28,7 +28,7 @@ from .device import (
 from .dispatch import Op, kernel, kernels_enabled, op, reference_ops, registered_ops
 from .gemm import gemm
 from .mode import inference, is_inference, is_outline, outline
-from .random import Generator, default_generator, manual_seed, outlined, random_uniform
+from .random import Generator, default_generator, manual_seed, outlined, random_uniform, uniform_at
 from .special import erf
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "synchronize",
     "to_device",
     "to_host",
+    "uniform_at",
     "use",
     "zeros",
     "zeros_like",

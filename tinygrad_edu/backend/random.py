@@ -127,9 +127,15 @@ def random_uniform(like: Array, seed: int, shape: tuple[int, ...] | None = None)
     size = 1
     for length in shape:
         size *= length
+    return uniform_at(xp.arange(size, dtype=xp.uint64), seed).reshape(shape)
+
+
+def uniform_at(places: Array, seed: int) -> Array:
+    """The elements of :func:`random_uniform` at `places`, uint64 numbers of elements in row order."""
+    xp = namespace(places)
     # CuPy's scalars are arrays of a device, so the constants are Python integers reduced to 64 bits by xp.uint64.
-    z = xp.arange(1, size + 1, dtype=xp.uint64) * xp.uint64(0x9E3779B97F4A7C15) + xp.uint64(seed)
+    z = (places + xp.uint64(1)) * xp.uint64(0x9E3779B97F4A7C15) + xp.uint64(seed)
     z = (z ^ (z >> xp.uint64(30))) * xp.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> xp.uint64(27))) * xp.uint64(0x94D049BB133111EB)
     z = z ^ (z >> xp.uint64(31))
-    return ((z >> xp.uint64(40)).astype(xp.float32) * (1.0 / 2**24)).reshape(shape)
+    return (z >> xp.uint64(40)).astype(xp.float32) * (1.0 / 2**24)

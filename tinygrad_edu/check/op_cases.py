@@ -246,6 +246,14 @@ def _recurrent(name: str, options: str = "", **settings: Any) -> OpCase:
 _RECURRENCES = (("rnn", "tanh"), ("lstm", ""), ("gru", ""))
 _SCALE = 0.7
 _MASKED: dict[str, Any] = {"torch": _attention_torch(_SCALE)}
+_BLOCKED: dict[str, Callable[[Draw, int, int], Inputs]] = {
+    "causal": lambda r, B, T: (*_qkv(r, B, T), None, True, _SCALE, 0.0, 0),
+    "mask, longer keys": lambda r, B, T: (*_qkv(r, B, T, T + 2), r.mask(B, 1, T, T + 2), False, _SCALE, 0.0, 0),
+    "padding, causal, longer keys": lambda r, B, T: (
+        *_qkv(r, B, T, T + 2), r.padding(B, T + 2), True, _SCALE, 0.0, 0,
+    ),
+    "dropout": lambda r, B, T: (*_qkv(r, B, T, T + 1), r.mask(B, 1, T, T + 1), True, _SCALE, 0.3, 11),
+}  # fmt: skip
 
 OP_CASES: list[OpCase] = [
     _activation("relu", twins.function("relu")),
@@ -292,6 +300,13 @@ OP_CASES: list[OpCase] = [
            linear=("v",)),
     OpCase("attention", "attention_backward",
            lambda r, B, T: (*_qkv(r, B, T), r.padding(B, T) & False, False, _SCALE), "nothing to see", linear=("v",)),
+    *(OpCase("blocked_attention", "blocked_attention_backward",
+             lambda r, B, T, how=how, block=block: (*how(r, B, T), block), f"{options}, blocks of {block}",  # type: ignore[misc]
+             linear=("v",), torch=_attention_torch(_SCALE) if "dropout" not in options else None)
+      for options, how in _BLOCKED.items() for block in (1, 3)),
+    OpCase("blocked_attention", "blocked_attention_backward",
+           lambda r, B, T: (*_qkv(r, B, T), r.padding(B, T) & False, False, _SCALE, 0.0, 0, 2), "nothing to see",
+           linear=("v",)),
     *(_recurrent(name, nonlinearity=how) for name, how in (*_RECURRENCES, ("rnn", "relu"))),
     *(_recurrent(name, "lengths", lengths=True, nonlinearity=how) for name, how in _RECURRENCES),
     *(_recurrent(name, "reverse, lengths", lengths=True, reverse=True, nonlinearity=how)

@@ -1,7 +1,8 @@
 """The textbook: one family a file, its ops (formula, forward, backward) and then its layers."""
 
 from .activation import GELU, ReLU, Sigmoid, SiLU, Softmax, Tanh, make_activation
-from .attention import MultiHeadAttention, attention_weights, keep_attention_weights
+from .attention import MultiHeadAttention, keep_attention_weights
+from .attention_ops import attention_weights
 from .base import Layer, Parameter
 from .caches import KeyValueCache, MemoryCache
 from .checkpointing import checkpoint_backward, checkpoint_forward
