@@ -14,8 +14,7 @@ import pytest
 import tinygrad_edu as tg
 from tinygrad_edu import layers
 from tinygrad_edu.errors import BackwardError, ConfigError, DeviceError, DtypeError, RangeError, ShapeError
-from tinygrad_edu.layers import recurrent_ops
-from tinygrad_edu.layers.recurrent import GRU, LSTM, RNN, LSTMCell, RNNCell
+from tinygrad_edu.layers import GRU, LSTM, RNN, LSTMCell, RNNCell, recurrent_ops
 
 # -- negative controls: one change of the text of a backward op each, and a tensor in which it must be found ----------
 

@@ -15,7 +15,8 @@ from .linear import Linear
 from .masks import create_causal_mask, create_combined_mask, create_padding_mask
 from .norm import LayerNorm, RMSNorm
 from .position import LearnedPositions, RotaryPositions, SinusoidalPositions
-from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .recurrent import GRU, LSTM, RNN
+from .recurrent_cells import GRUCell, LSTMCell, RNNCell
 from .transformer import FeedForward, TransformerBlock, TransformerStack
 
 __all__ = [
