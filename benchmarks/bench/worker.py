@@ -54,6 +54,21 @@ def resident_mib() -> float | None:
     return None if kib is None else kib / 1024
 
 
+def growth_mib(step: Callable[[], Any]) -> float | None:
+    """The most resident memory that `step` needs at once beyond what there was before, in MiB; None outside Linux.
+
+    The kernel is told to forget the peak so far, which importing a library may have set.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return None
+    before = resident_mib()
+    step()
+    after = peak_mib()
+    return None if before is None or after is None else after - before
+
+
 def time_steps(
     step: Callable[[int], Any], warmup: int, steps: int, block: int, synchronize: Callable[[], None]
 ) -> dict[str, Any]:
