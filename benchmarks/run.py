@@ -7,22 +7,45 @@ settle their thread pools as they would for a user.
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from bench import report
-from bench.process import BENCHMARKS, ROOT, BenchmarkError, drop_pins, machine, run_worker, save
+from bench import attention_commands, foundry_commands, report
+from bench.options import (
+    RESULTS,
+    Batch,
+    Blocks,
+    Device,
+    Dtype,
+    Ffn,
+    Heads,
+    NoSave,
+    Output,
+    Pairs,
+    Seed,
+    Steps,
+    Threads,
+    Time,
+    TorchEnv,
+    Untied,
+    Vocab,
+    Warmup,
+    Width,
+    assignments,
+    checked,
+    console,
+    keep,
+)
+from bench.process import ROOT, BenchmarkError, drop_pins, machine, run_worker
 from bench.recurrent import GATES, Recurrence
 from bench.recurrent import Plan as RecurrentPlan
 from bench.recurrent import run as run_recurrent
-from bench.summary import flatness
+from bench.summary import flatness, spread
 from bench.transformer import Plan
 from bench.transformer import run as run_transformer
 from bench.workload import Workload
@@ -34,24 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
-
-Vocab = Annotated[int, typer.Option(help="Vocabulary V.", min=2)]
-Batch = Annotated[int, typer.Option(help="Sequences a batch.", min=1)]
-Time = Annotated[int, typer.Option(help="Tokens a sequence.", min=2)]
-Width = Annotated[int, typer.Option("--d-model", help="Width.", min=1)]
-Blocks = Annotated[int, typer.Option(help="Blocks.", min=1)]
-Heads = Annotated[int, typer.Option(help="Heads of a block.", min=1)]
-Ffn = Annotated[int, typer.Option(help="Width inside the feed-forward part.", min=1)]
-Untied = Annotated[bool, typer.Option("--untied", help="A head of its own instead of the token embedding.")]
-Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Seed = Annotated[int, typer.Option(help="Of weights and data.", min=0)]
-Output = Annotated[Path, typer.Option(help="Folder for the JSON record.")]
-NoSave = Annotated[bool, typer.Option("--no-save", help="Write no record.")]
-
 OPS_TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
-RESULTS = BENCHMARKS / "results"
 
 
 @app.callback()
@@ -71,33 +77,6 @@ def environment(
         )
 
 
-def workload(**settings: Any) -> Workload:
-    """The workload, with a mistake in it reported as one of the command line."""
-    try:
-        return Workload(**settings)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-def keep(name: str, record: dict[str, Any], output: Path, no_save: bool) -> None:
-    """Write the record, and say where."""
-    if not no_save:
-        console.print(f"Record: {save(name, record, output)}", style="dim", highlight=False, soft_wrap=True)
-
-
-def summarise(ratios: list[float]) -> dict[str, Any]:
-    """Median and range of ratios pair by pair, and the ratios themselves."""
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "pairs": ratios}
-
-
-def assignments(pairs: list[str]) -> dict[str, str]:
-    """``["A=1"]`` as a dict."""
-    for pair in pairs:
-        if "=" not in pair or pair.startswith("="):
-            raise typer.BadParameter(f"--torch-env must be NAME=VALUE, got {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
 @app.command()
 def transformer(
     device: Device = "cpu",
@@ -111,18 +90,19 @@ def transformer(
     untied: Untied = False,
     dtype: Dtype = "float32",
     seed: Seed = 0,
-    pairs: Annotated[int, typer.Option(help="How often each side runs, in alternation.", min=1)] = 5,
-    steps: Annotated[int, typer.Option(help="Timed steps of a run.", min=1)] = 10,
-    warmup: Annotated[int, typer.Option(help="Steps before the timed ones.", min=1)] = 3,
+    pairs: Pairs = 5,
+    steps: Steps = 10,
+    warmup: Warmup = 3,
     compile_twin: Annotated[bool, typer.Option("--compile", help="torch.compile for the twin.")] = False,
     reference: Annotated[bool, typer.Option("--reference", help="Also our readable ops without kernels.")] = False,
-    threads: Annotated[int | None, typer.Option(help="For both sides; each side's best otherwise.", min=1)] = None,
-    torch_env: Annotated[list[str], typer.Option(help="NAME=VALUE for torch's processes; repeatable.")] = [],  # noqa: B006
+    threads: Threads = None,
+    torch_env: TorchEnv = [],  # noqa: B006
     output: Output = RESULTS,
     no_save: NoSave = False,
 ) -> None:
     """A training step, ours and torch's, in alternation in separate processes."""
-    w = workload(
+    w = checked(
+        Workload,
         vocab=vocab,
         batch=batch,
         time=time,
@@ -161,7 +141,8 @@ def generate(
     no_save: NoSave = False,
 ) -> None:
     """Greedy generation with and without the key/value cache; fails unless the tokens are equal."""
-    w = workload(
+    w = checked(
+        Workload,
         vocab=vocab,
         time=time,
         d_model=d_model,
@@ -179,7 +160,7 @@ def generate(
     with console.status("generating"):
         result = run_worker("ours", {"job": "generate", "workload": asdict(w), **settings})
     ratio, ratio_to_forward = (
-        summarise([b / a for a, b in zip(result["with_cache"], result[other], strict=True)])
+        spread([b / a for a, b in zip(result["with_cache"], result[other], strict=True)])
         for other in ("without_cache", "forward_each_token")
     )
     record = {
@@ -244,7 +225,8 @@ def memory(
     no_save: NoSave = False,
 ) -> None:
     """Resident memory over many training steps; fails unless it is flat."""
-    w = workload(
+    w = checked(
+        Workload,
         vocab=vocab,
         batch=batch,
         time=time,
@@ -296,7 +278,9 @@ def ops(
     no_save: NoSave = False,
 ) -> None:
     """Each kernel against the readable op that it stands in for, on the arrays of a training step."""
-    w = workload(vocab=vocab, batch=batch, time=time, d_model=d_model, heads=heads, ffn=ffn, dtype=dtype, device=device)
+    w = checked(
+        Workload, vocab=vocab, batch=batch, time=time, d_model=d_model, heads=heads, ffn=ffn, dtype=dtype, device=device
+    )
     if device != "cpu":
         raise typer.BadParameter("ops: only kernels of the cpu are timed one by one")
     facts = machine()
@@ -324,13 +308,11 @@ def recurrent(
     inference: Annotated[bool, typer.Option("--inference", help="The forward pass alone.")] = False,
     dtype: Dtype = "float32",
     seed: Seed = 0,
-    pairs: Annotated[int, typer.Option(help="How often each side runs, in alternation.", min=1)] = 5,
-    steps: Annotated[int, typer.Option(help="Timed steps of a run.", min=1)] = 20,
-    warmup: Annotated[int, typer.Option(help="Steps before the timed ones.", min=1)] = 5,
-    threads: Annotated[
-        int | None, typer.Option(help="For both sides; each side's own choice otherwise.", min=1)
-    ] = None,
-    torch_env: Annotated[list[str], typer.Option(help="NAME=VALUE for torch's processes; repeatable.")] = [],  # noqa: B006
+    pairs: Pairs = 5,
+    steps: Steps = 20,
+    warmup: Warmup = 5,
+    threads: Threads = None,
+    torch_env: TorchEnv = [],  # noqa: B006
     output: Output = RESULTS,
     no_save: NoSave = False,
 ) -> None:
@@ -351,6 +333,11 @@ def recurrent(
         w = record["plan"]["layer"]
         name = f"recurrent-{w['kind']}-B{batch}-T{time}" + ("-lengths" if lengths else "")
         keep(name + ("-inference" if inference else ""), record, output, no_save)
+
+
+app.command()(attention_commands.attention)
+for command in foundry_commands.COMMANDS:
+    app.command()(command)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import tinygrad_edu as tg  # first: it settles the thread pools before NumPy loa
 import platform
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,17 +75,15 @@ def _memory(w: Workload) -> dict[str, float | None]:
     }
 
 
-def steps(job: dict[str, Any]) -> dict[str, Any]:
-    """Time training steps."""
-    w = Workload(**job["workload"])
+def time_training(job: dict[str, Any], w: Any, build: Callable[[Any], Any]) -> dict[str, Any]:
+    """Time steps of the model that `build` makes of the workload `w`."""
     start_mib = worker.resident_mib()
     model = build(w)
     batches = w.batches(8)
     losses = []
 
     def step(index: int) -> None:
-        ids = batches[index % len(batches)]
-        losses.append(model.train_step(ids, ids, w.learning_rate)["loss"])
+        losses.append(model.train_step(*batches[index % len(batches)], w.learning_rate)["loss"])
 
     timing = worker.time_steps(step, job["warmup"], job["steps"], job["block"], synchronize)
     memory = _memory(w)  # before the matrices of the GEMM rate add to it
@@ -100,13 +99,23 @@ def steps(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def follow_training(job: dict[str, Any], w: Any, model: Any) -> dict[str, Any]:
+    """Losses of a few steps, and gradient norms before clipping."""
+    metrics = [model.train_step(*batch, w.learning_rate) for batch in w.batches(job["steps"])]
+    return {"losses": [m["loss"] for m in metrics], "grad_norms": [m["grad_norm"] for m in metrics]}
+
+
+def steps(job: dict[str, Any]) -> dict[str, Any]:
+    """Time training steps."""
+    return time_training(job, Workload(**job["workload"]), build)
+
+
 def losses(job: dict[str, Any]) -> dict[str, Any]:
-    """Save the initial weights for the twin, then a few steps: losses, and gradient norms before clipping."""
+    """Save the initial weights for the twin, then follow a few steps."""
     w = Workload(**job["workload"])
     model = build(w)
-    np.savez(job["weights"], **{name: to_host(x) for name, x in model.model.state_dict().items()})
-    metrics = [model.train_step(ids, ids, w.learning_rate) for ids in w.batches(job["steps"])]
-    return {"losses": [m["loss"] for m in metrics], "grad_norms": [m["grad_norm"] for m in metrics]}
+    np.savez(f"{job['weights']}.npz", **{name: to_host(x) for name, x in model.model.state_dict().items()})
+    return follow_training(job, w, model)
 
 
 def generate(job: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +156,7 @@ def generate(job: dict[str, Any]) -> dict[str, Any]:
             texts[name] = to_host(out)
         for name in ("without_cache", "forward_each_token"):
             if not (texts["with_cache"] == texts[name]).all():
-                result["differences"].append(_first_difference(model, texts["with_cache"], texts[name]))
+                result["differences"].append(first_difference(model, texts["with_cache"], texts[name]))
         result["distinct"].append(len(np.unique(texts["with_cache"])))
     return {**result, "facts": facts()}
 
@@ -161,13 +170,11 @@ def _by_forward(model: CustomTransformerWrapper, ids: Any, tokens: int) -> Any:
     return ids
 
 
-def _first_difference(
-    model: CustomTransformerWrapper, with_cache: np.ndarray, without_cache: np.ndarray
-) -> dict[str, Any]:
-    """Where two texts part, and how far apart the two likeliest logits are: a tie, or a wrong cache?"""
-    place = int((with_cache != without_cache)[0].argmax())
+def first_difference(model: Any, one: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """Where two texts (1, L) part, and how far apart the two likeliest logits are: a tie, or something wrong?"""
+    place = int((one != other)[0].argmax())
     with tg.inference(), tg.use(device_of(next(model.parameters()).data)):
-        logits = to_host(model.next_logits(tg.backend.asarray(with_cache[:, :place]), None))[0]
+        logits = to_host(model.next_logits(tg.backend.asarray(one[:, :place]), None))[0]
     second, first = np.partition(logits, -2)[-2:]
     return {"position": place, "relative_gap_of_logits": float((first - second) / logits.std())}
 
@@ -179,8 +186,7 @@ def memory(job: dict[str, Any]) -> dict[str, Any]:
     batches = w.batches(8)
     resident = []
     for index in range(job["steps"]):
-        ids = batches[index % len(batches)]
-        model.train_step(ids, ids, w.learning_rate)
+        model.train_step(*batches[index % len(batches)], w.learning_rate)
         resident.append(worker.resident_mib())
     return {"resident_mib": resident, "peak_mib": worker.peak_mib(), "facts": facts()}
 
@@ -190,6 +196,15 @@ def ops(job: dict[str, Any]) -> dict[str, Any]:
     from bench.ops import compare_all
 
     return {"ops": compare_all(Workload(**job["workload"]), job["repeats"], job["only"]), "facts": facts()}
+
+
+def serve(jobs: dict[str, worker.Job]) -> None:
+    """Do the job that was asked for; a mistake in it is one message."""
+    try:
+        worker.serve(jobs)
+    except TinygradEduError as error:
+        raise SystemExit(str(error)) from None
+    assert "torch" not in sys.modules, "torch was imported on this library's side"
 
 
 def main() -> None:
@@ -202,11 +217,7 @@ def main() -> None:
         "recurrent": lambda job: recurrent_ours.timing(job, facts),
         "recurrent_results": recurrent_ours.results,
     }
-    try:
-        worker.serve(jobs)
-    except TinygradEduError as error:
-        raise SystemExit(str(error)) from None
-    assert "torch" not in sys.modules, "torch was imported on this library's side"
+    serve(jobs)
 
 
 if __name__ == "__main__":

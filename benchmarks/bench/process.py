@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def run_worker(module: str, job: Mapping[str, Any], env: Mapping[str, str] | Non
 
     Parameters
     ----------
-    module : ``"ours"`` or ``"twin"``
+    module : of :mod:`bench`; one whose name ends with ``twin`` does not find this library
     job : plain data, with the key ``"job"``
     env : variables to set on top of this process's own
 
@@ -36,7 +36,7 @@ def run_worker(module: str, job: Mapping[str, Any], env: Mapping[str, str] | Non
     BenchmarkError
         With the end of what the process wrote to its standard error.
     """
-    found_in = [BENCHMARKS] if module == "twin" else [BENCHMARKS, ROOT]
+    found_in = [BENCHMARKS] if module.endswith("twin") else [BENCHMARKS, ROOT]
     environment = {**os.environ, **(env or {})}
     paths = [*map(str, found_in), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
@@ -57,6 +57,36 @@ def run_worker(module: str, job: Mapping[str, Any], env: Mapping[str, str] | Non
             raise BenchmarkError(f"the process {module!r} ended with status {done.returncode}:\n{end}")
         result: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
         return result
+
+
+Sides = Mapping[str, tuple[str, Mapping[str, str]]]
+
+
+def alternate(
+    sides: Sides, job: Mapping[str, Any], pairs: int, say: Callable[[str], None]
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Do `job` on each side in turn, `pairs` times, always in a fresh process.
+
+    Parameters
+    ----------
+    sides : by name, the worker module and its environment, in the order of a round
+    job : for the workers, whose result must have ``facts``
+    say : told what is done now
+
+    Returns
+    -------
+    The results by side, in the order of the rounds, each with the load before it; and the facts by side.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for pair in range(pairs):
+        for name, (module, env) in sides.items():
+            say(f"pair {pair + 1} of {pairs}: {name}")
+            before = load()
+            runs[name].append({"load_before": before, **run_worker(module, job, env)})
+    facts = {name: results[0]["facts"] for name, results in runs.items()}
+    for result in (result for results in runs.values() for result in results):
+        del result["facts"]
+    return runs, facts
 
 
 _PINS = ("GOMP_", "KMP_", "MKL_", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "OMP_", "OPENBLAS_", "TINYGRAD_EDU_")

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.process import BenchmarkError, load, machine, run_worker
+from bench.process import BenchmarkError, alternate, machine, run_worker
+from bench.summary import spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,15 +139,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         side: run_worker(module, {**job, "job": "recurrent_results"}, env) for side, (module, env) in sides.items()
     }
     difference = check_agreement(prints["ours"], prints["torch"], plan.layer.dtype)
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    for pair in range(plan.pairs):
-        for side, (module, env) in sides.items():
-            say(f"{name}: pair {pair + 1} of {plan.pairs}: {side}")
-            before = load()
-            runs[side].append({"load_before": before, **run_worker(module, {**job, "job": "recurrent"}, env)})
-    described = {side: own[0]["facts"] for side, own in runs.items()}
-    for result in (result for own in runs.values() for result in own):
-        del result["facts"]
+    runs, described = alternate(sides, {**job, "job": "recurrent"}, plan.pairs, lambda now: say(f"{name}: {now}"))
     medians = {side: [statistics.median(result["seconds"]) for result in own] for side, own in runs.items()}
     ratios = [b / a for a, b in zip(medians["ours"], medians["torch"], strict=True)]
     return {
@@ -158,7 +151,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         "largest_difference": difference,
         "summary": {
             "seconds": {side: statistics.median(values) for side, values in medians.items()},
-            "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "pairs": ratios},
+            "ratio": spread(ratios),
             "gemm_gflops": max(statistics.median(result["gemm_gflops"] for result in own) for own in runs.values()),
         },
         "runs": runs,

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.foundry import Published
 from bench.workload import Workload
 
 
@@ -30,20 +31,42 @@ def _mib(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.0f} MiB"
 
 
-def show_transformer(record: dict[str, Any], console: Console) -> None:
-    """Figures of each side, then the ratios."""
-    plan, summary = record["plan"], record["summary"]
-    w = Workload(**plan["workload"])
-    names = {
-        "ours": "tinygrad_edu",
-        "torch": "torch.compile" if plan["compile"] else "torch eager",
-        "textbook": "textbook ops",
-    }
-    table = Table(
-        title=f"Training step: V {w.vocab:,}, width {w.d_model}, {w.blocks} blocks, {w.heads} heads, "
-        f"ffn {w.ffn}, T {w.time}, batch {w.batch}, {w.dtype}, {w.device}",
-        title_justify="left",
+def _show_ratio(ratio: dict[str, Any], other: str, console: Console) -> None:
+    speed, memory = ratio["speed"], ratio["memory"]
+    console.print(
+        f"tinygrad_edu is [bold]{speed['median']:.2f}[/] times as fast as {other} "
+        f"(median of {_count(len(speed['pairs']), 'pair')}, {speed['min']:.2f} to {speed['max']:.2f})"
+        + (f", with [bold]{memory['median']:.2f}[/] times its peak memory." if memory else ".")
     )
+
+
+def show_transformer(record: dict[str, Any], console: Console) -> None:
+    """The training step of our own model."""
+    plan = record["plan"]
+    w = Workload(**plan["workload"])
+    title = (
+        f"Training step: V {w.vocab:,}, width {w.d_model}, {w.blocks} blocks, {w.heads} heads, "
+        f"ffn {w.ffn}, T {w.time}, batch {w.batch}, {w.dtype}, {w.device}"
+    )
+    _show_steps(record, title, "torch.compile" if plan["compile"] else "torch eager", console)
+
+
+def show_published(record: dict[str, Any], console: Console) -> None:
+    """The training step of GPT-2 or BERT."""
+    w = Published(**record["plan"]["workload"])
+    what = "the next token" if w.kind == "gpt2" else f"{w.labels} masked tokens"
+    title = (
+        f"Training step of {w.kind}, {what}: V {w.vocab:,}, width {w.width}, {_count(w.layers, 'block')}, "
+        f"{_count(w.heads, 'head')}, T {w.time}, batch {w.batch}, dropout {w.dropout:g}, {w.dtype}"
+    )
+    _show_steps(record, title, "transformers", console)
+
+
+def _show_steps(record: dict[str, Any], title: str, theirs: str, console: Console) -> None:
+    """Figures of each side, then the ratios."""
+    summary = record["summary"]
+    names = {"ours": "tinygrad_edu", "torch": theirs, "textbook": "textbook ops"}
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for column in ("time/step", "of the runs", "tokens/s", "peak", "of GEMM"):
         table.add_column(column, justify="right")
@@ -58,13 +81,7 @@ def show_transformer(record: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     for name, ratio in summary["ratios"].items():
-        speed, memory = ratio["speed"], ratio["memory"]
-        console.print(
-            f"tinygrad_edu is [bold]{speed['median']:.2f}[/] times as fast as "
-            f"{'its own textbook ops' if name == 'textbook' else names[name]} "
-            f"(median of {_count(len(speed['pairs']), 'pair')}, {speed['min']:.2f} to {speed['max']:.2f})"
-            + (f", with [bold]{memory['median']:.2f}[/] times its peak memory." if memory else ".")
-        )
+        _show_ratio(ratio, "its own textbook ops" if name == "textbook" else names[name], console)
     worst = record["agreement"]["largest_relative_difference"]
     console.print(
         f"Same model on both sides: losses of {len(record['agreement']['ours']['losses'])} steps agree to "
@@ -109,6 +126,40 @@ def show_generate(record: dict[str, Any], console: Console) -> None:
         + ("[red]DIFFER[/]" if result["differences"] else "equal one by one")
         + f"; {min(result['distinct'])} or more different tokens in each text."
     )
+    _warn_if_busy(record, console)
+
+
+def show_writing(record: dict[str, Any], console: Console) -> None:
+    """Generation beside ``transformers``."""
+    plan, summary, parameters = record["plan"], record["summary"], record["parameters"]
+    w = Published(**plan["model"])
+    table = Table(
+        title=f"Greedy generation of {_count(plan['tokens'], 'token')} with {w.kind}, prompt {plan['prompt']}: "
+        f"V {w.vocab:,}, width {w.width}, {_count(w.layers, 'block')}, {parameters / 1e6:,.4g}M parameters",
+        title_justify="left",
+    )
+    table.add_column("")
+    for column in ("time", "of the runs", "tokens/s", "GB/s", "peak"):
+        table.add_column(column, justify="right")
+    for name, side in summary["sides"].items():
+        rate = plan["tokens"] / side["seconds"]
+        table.add_row(
+            "tinygrad_edu" if name == "ours" else "transformers",
+            _seconds(side["seconds"]),
+            _range(side["seconds_min"], side["seconds_max"]),
+            f"{rate:,.0f}",
+            f"{4 * parameters * rate / 1e9:.3g}",  # of weights, read once a token
+            _mib(side["peak_mib"]),
+        )
+    console.print(table)
+    _show_ratio(summary["ratios"]["torch"], "transformers", console)
+    parted = len(record["partings"])
+    console.print(
+        f"Same weights on both sides; {_count(plan['repeats'] + 1, 'text')}, "
+        + (f"of which {parted} part where two tokens are (nearly) tied" if parted else "equal token by token")
+        + f"; {min(record['distinct'])} or more different tokens in each."
+    )
+    _warn_of_settings(record["facts"]["ours"], console)
     _warn_if_busy(record, console)
 
 
@@ -159,6 +210,39 @@ def show_recurrent(records: list[dict[str, Any]], console: Console) -> None:
             f"{record['largest_difference']:.0e}",
         )
     console.print(table)
+    _warn_of_settings(records[0]["facts"]["ours"], console)
+    _warn_if_busy(records[0], console)
+
+
+def show_attention(records: list[dict[str, Any]], console: Console) -> None:
+    """Attention with and without the causal mask, ours beside torch's."""
+    w = records[0]["plan"]["heads"]
+    table = Table(
+        title=f"Attention, forward and backward: batch {w['batch']}, {_count(w['heads'], 'head')}, T {w['time']}, "
+        f"head width {w['dim']}{', padded' if w['padded'] else ''}, {w['dtype']}",
+        title_justify="left",
+    )
+    table.add_column("queries see", no_wrap=True)
+    for column in ("ours", "torch", "faster", "of the pairs", "of GEMM", "difference"):
+        table.add_column(column, justify="right")
+    for record in records:
+        summary = record["summary"]
+        seconds, ratio = summary["seconds"], summary["ratio"]
+        table.add_row(
+            "no later key" if record["plan"]["heads"]["causal"] else "all keys",
+            _seconds(seconds["ours"]),
+            _seconds(seconds["torch"]),
+            f"{ratio['median']:.2f} x",
+            f"{ratio['min']:.2f} to {ratio['max']:.2f}",
+            f"{record['flops'] / seconds['ours'] / 1e9 / summary['gemm_gflops']:.0%}",
+            f"{record['largest_difference']:.0e}",
+        )
+    console.print(table)
+    for record in records:
+        sides = record["summary"]["memory_mib"]
+        found = (f"{side} {', '.join(_mib(mib) for mib in own.values())}" for side, own in sides.items())
+        which = "causal" if record["plan"]["heads"]["causal"] else "all keys"
+        console.print(f"Memory that a step adds at T {', '.join(sides['ours'])} ({which}): {'; '.join(found)}.")
     _warn_of_settings(records[0]["facts"]["ours"], console)
     _warn_if_busy(records[0], console)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.process import BenchmarkError
-from bench.workload import Workload
+from bench.workload import Training
 
 # Relative tolerances of (first loss, first norm, later losses, later norms). The first step differs by
 # rounding alone. AdamW's first update is close to lr * sign(gradient), so where a gradient is all rounding
@@ -45,11 +45,39 @@ def check_agreement(ours: dict[str, Any], theirs: dict[str, Any], dtype: str) ->
     return {"ours": ours, "torch": theirs, "largest_relative_difference": worst}
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+def spread(pairs: Sequence[float]) -> dict[str, Any]:
+    """Median and range of ratios pair by pair, and the ratios themselves."""
+    return {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs), "pairs": list(pairs)}
 
 
-def summarize(workload: Workload, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def ratios(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
+    """Their time over ours and our peak memory over theirs, pair by pair; memory is None where it is not known.
+
+    Parameters
+    ----------
+    ours, theirs : results of workers, with ``seconds`` and ``peak_mib``, in the order of the pairs
+    """
+    pairs = list(zip(ours, theirs, strict=True))
+    memory = [a["peak_mib"] / b["peak_mib"] for a, b in pairs if a["peak_mib"] and b["peak_mib"]]
+    return {
+        "speed": spread([statistics.median(b["seconds"]) / statistics.median(a["seconds"]) for a, b in pairs]),
+        "memory": spread(memory) if memory else None,
+    }
+
+
+def figures(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Time and peak memory of one side's runs."""
+    medians = [statistics.median(run["seconds"]) for run in results]
+    peaks = [run["peak_mib"] for run in results if run["peak_mib"] is not None]
+    return {
+        "seconds": statistics.median(medians),
+        "seconds_min": min(medians),
+        "seconds_max": max(medians),
+        "peak_mib": statistics.median(peaks) if peaks else None,
+    }
+
+
+def summarize(workload: Training, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Time, throughput, memory and GEMM share of each side, and the ratios of each pair.
 
     Parameters
@@ -66,32 +94,18 @@ def summarize(workload: Workload, runs: dict[str, list[dict[str, Any]]]) -> dict
     rate = max(statistics.median(run["gemm_gflops"] for run in results) for results in runs.values())
     sides = {}
     for name, results in runs.items():
-        medians = [statistics.median(run["seconds"]) for run in results]
-        seconds = statistics.median(medians)
-        peaks = [run["peak_mib"] for run in results if run["peak_mib"] is not None]
+        found = figures(results)
+        gflops = workload.flops / found["seconds"] / 1e9
         sides[name] = {
-            "seconds": seconds,
-            "seconds_min": min(medians),
-            "seconds_max": max(medians),
-            "tokens_per_second": workload.tokens / seconds,
-            "peak_mib": statistics.median(peaks) if peaks else None,
-            "gflops": workload.flops / seconds / 1e9,
-            "gemm_share": workload.flops / seconds / 1e9 / rate,
+            **found,
+            "tokens_per_second": workload.tokens / found["seconds"],
+            "gflops": gflops,
+            "gemm_share": gflops / rate,
             "gemm_gflops": statistics.median(run["gemm_gflops"] for run in results),
             "first_step_seconds": statistics.median(run["first_seconds"] for run in results),
         }
-    ratios = {}
-    for name, results in runs.items():
-        if name == "ours":
-            continue
-        pairs = list(zip(runs["ours"], results, strict=True))
-        speed = [statistics.median(b["seconds"]) / statistics.median(a["seconds"]) for a, b in pairs]
-        memory = [a["peak_mib"] / b["peak_mib"] for a, b in pairs if a["peak_mib"] and b["peak_mib"]]
-        ratios[name] = {
-            "speed": {**_spread(speed), "pairs": speed},
-            "memory": {**_spread(memory), "pairs": memory} if memory else None,
-        }
-    return {"sides": sides, "ratios": ratios, "gemm_gflops": rate}
+    to_others = {name: ratios(runs["ours"], results) for name, results in runs.items() if name != "ours"}
+    return {"sides": sides, "ratios": to_others, "gemm_gflops": rate}
 
 
 def flatness(resident_mib: Sequence[float], skip: int, tolerance_mib: float) -> dict[str, Any]:

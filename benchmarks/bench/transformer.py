@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.process import load, machine, run_worker
+from bench.process import alternate, machine, run_worker
 from bench.summary import check_agreement, summarize
-from bench.workload import Workload
+from bench.workload import Training
 
 AGREEMENT_STEPS = 3
 
@@ -21,7 +21,7 @@ class Plan:
 
     Attributes
     ----------
-    workload : the job
+    workload : what is trained
     pairs : how often each side runs, in alternation
     steps, warmup : timed steps of a run, and those before them
     compile : torch.compile for the twin
@@ -30,7 +30,7 @@ class Plan:
     torch_env : variables for torch's processes alone
     """
 
-    workload: Workload
+    workload: Training
     pairs: int = 5
     steps: int = 10
     warmup: int = 3
@@ -56,12 +56,13 @@ class Plan:
     def sides(self) -> dict[str, tuple[str, dict[str, str]]]:
         """By name: the worker module and its environment, in the order of a round."""
         common = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
+        ours, twin = self.workload.modules
         sides = {
-            "ours": ("ours", {**common, "TINYGRAD_EDU_KERNELS": "on"}),
-            "torch": ("twin", {**common, **self.torch_env}),
+            "ours": (ours, {**common, "TINYGRAD_EDU_KERNELS": "on"}),
+            "torch": (twin, {**common, **self.torch_env}),
         }
         if self.textbook:
-            sides["textbook"] = ("ours", {**common, "TINYGRAD_EDU_KERNELS": "off"})
+            sides["textbook"] = (ours, {**common, "TINYGRAD_EDU_KERNELS": "off"})
         return sides
 
 
@@ -81,20 +82,12 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     facts = machine()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         say("do both sides train the same model?")
-        job = plan.job("losses", steps=AGREEMENT_STEPS, weights=str(Path(folder, "weights.npz")))
+        job = plan.job("losses", steps=AGREEMENT_STEPS, weights=str(Path(folder, "weights")))
         results = {name: run_worker(module, job, env) for name, (module, env) in list(sides.items())[:2]}
     agreement = check_agreement(results["ours"], results["torch"], plan.workload.dtype)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for pair in range(plan.pairs):
-        for name, (module, env) in sides.items():
-            say(f"pair {pair + 1} of {plan.pairs}: {name}")
-            before = load()
-            runs[name].append({"load_before": before, **run_worker(module, plan.job("steps"), env)})
-    described = {name: results[0]["facts"] for name, results in runs.items()}
-    for result in (result for results in runs.values() for result in results):
-        del result["facts"]
+    runs, described = alternate(sides, plan.job("steps"), plan.pairs, say)
     return {
-        "benchmark": "transformer",
+        "benchmark": plan.workload.benchmark,
         "plan": asdict(plan),
         "model_flops_per_step": plan.workload.flops,
         "machine": facts,

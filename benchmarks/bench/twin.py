@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from bench import worker
@@ -78,12 +79,15 @@ class Twin(nn.Module):
 class Trainer:
     """A training step around the twin."""
 
-    def __init__(self, w: Workload, compiled: bool):
+    def __init__(self, w: Any, compiled: bool):
         torch.manual_seed(w.seed)
         self.w, self.device = w, torch.device(w.device)
-        self.module = Twin(w).to(self.device, getattr(torch, w.dtype))
+        self.module = self.make_module().to(self.device, getattr(torch, w.dtype))
         self.model: Any = torch.compile(self.module) if compiled else self.module
         self.make_optimizer()
+
+    def make_module(self) -> nn.Module:
+        return Twin(self.w)
 
     def make_optimizer(self) -> None:
         matrices = [p for p in self.module.parameters() if p.ndim >= 2]
@@ -94,13 +98,16 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=self.w.learning_rate, fused=True)
 
+    def loss(self, ids: Tensor, labels: Tensor) -> Tensor:
+        targets = torch.full_like(labels, IGNORED)
+        targets[:, :-1] = labels[:, 1:]
+        return self.model(ids, targets)
+
     def gradients(self, batch: Any) -> Tensor:
-        """Fresh gradients of one batch, (B, T) on the host; returns the loss, still on the device."""
-        ids = torch.from_numpy(batch).to(self.device)
-        targets = torch.full_like(ids, IGNORED)
-        targets[:, :-1] = ids[:, 1:]
+        """Fresh gradients of one batch, ids and labels on the host; returns the loss, still on the device."""
+        ids, labels = (torch.from_numpy(array).to(self.device) for array in batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.model(ids, targets)
+        loss = self.loss(ids, labels)
         loss.backward()
         return loss.detach()
 
@@ -131,20 +138,20 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def choose_threads(trainer: Trainer, batches: Any, asked: int | None) -> dict[str, Any]:
-    """Give torch the threads with which it is fastest: its own default, or one for each usable core."""
+def choose_threads(attempt: Callable[[int], Any], asked: int | None, device: str) -> dict[str, Any]:
+    """Give torch the threads with which `attempt(index)` is fastest: its default, or one for each usable core."""
     default = torch.get_num_threads()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     candidates = [asked or default]
     tried: dict[str, float] = {}
-    if asked is None and usable != default and trainer.device.type == "cpu":
+    if asked is None and usable != default and device == "cpu":
         candidates = [default, usable]
         for threads in candidates:
             torch.set_num_threads(threads)
-            trainer.step(batches[0])
+            attempt(0)
             start = time.perf_counter()
-            trainer.step(batches[0])
-            trainer.step(batches[1])
+            attempt(0)
+            attempt(1)
             tried[str(threads)] = (time.perf_counter() - start) / 2
         candidates.sort(key=lambda threads: tried[str(threads)])
     torch.set_num_threads(candidates[0])
@@ -171,9 +178,10 @@ def _memory(w: Workload) -> dict[str, float | None]:
 
 
 def facts() -> dict[str, Any]:
-    """Version and settings of torch."""
+    """Versions and settings of torch and of what stands on it."""
+    loaded = {name: sys.modules[name].__version__ for name in ("torch", "transformers") if name in sys.modules}
     return {
-        "versions": {"torch": torch.__version__},
+        "versions": loaded,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "mkl": torch.backends.mkl.is_available(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -185,14 +193,12 @@ def _check_device(w: Workload) -> None:
         raise SystemExit(f"--device cuda: torch {torch.__version__} finds no CUDA device")
 
 
-def steps(job: dict[str, Any]) -> dict[str, Any]:
-    """Time training steps."""
-    w = Workload(**job["workload"])
-    _check_device(w)
+def time_training(job: dict[str, Any], w: Any, make: Callable[[Any, bool], Trainer]) -> dict[str, Any]:
+    """Time steps of the trainer that `make` makes of the workload `w`."""
     start_mib = worker.resident_mib()
-    trainer = Trainer(w, job["compile"])
+    trainer = make(w, job["compile"])
     batches = w.batches(8)
-    threads = choose_threads(trainer, batches, job["threads"])
+    threads = choose_threads(lambda index: trainer.step(batches[index]), job["threads"], w.device)
     losses: list[Any] = []
 
     def step(index: int) -> None:
@@ -214,6 +220,23 @@ def steps(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def follow_training(job: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """Losses of a few steps, and gradient norms before clipping."""
+    result: dict[str, list[float]] = {"losses": [], "grad_norms": []}
+    for batch in trainer.w.batches(job["steps"]):
+        result["losses"].append(trainer.gradients(batch).item())
+        result["grad_norms"].append(trainer.grad_norm())
+        trainer.update()
+    return result
+
+
+def steps(job: dict[str, Any]) -> dict[str, Any]:
+    """Time training steps."""
+    w = Workload(**job["workload"])
+    _check_device(w)
+    return time_training(job, w, Trainer)
+
+
 def losses(job: dict[str, Any]) -> dict[str, Any]:
     """A few steps from the weights that the other side saved."""
     import numpy as np
@@ -221,21 +244,22 @@ def losses(job: dict[str, Any]) -> dict[str, Any]:
     w = Workload(**job["workload"])
     _check_device(w)
     trainer = Trainer(w, job["compile"])
-    with np.load(job["weights"], allow_pickle=False) as weights:
+    with np.load(f"{job['weights']}.npz", allow_pickle=False) as weights:
         state = {name: torch.from_numpy(weights[name]) for name in weights.files}
     trainer.module.load_state_dict(state)
-    result: dict[str, list[float]] = {"losses": [], "grad_norms": []}
-    for ids in w.batches(job["steps"]):
-        result["losses"].append(trainer.gradients(ids).item())
-        result["grad_norms"].append(trainer.grad_norm())
-        trainer.update()
-    return result
+    return follow_training(job, trainer)
+
+
+def serve(jobs: dict[str, worker.Job]) -> None:
+    """Do the job that was asked for."""
+    worker.serve(jobs)
+    assert "tinygrad_edu" not in sys.modules, "tinygrad_edu was imported on torch's side"
 
 
 def main() -> None:
     from bench import recurrent_twin
 
-    worker.serve(
+    serve(
         {
             "steps": steps,
             "losses": losses,
@@ -243,7 +267,6 @@ def main() -> None:
             "recurrent_results": recurrent_twin.results,
         }
     )
-    assert "tinygrad_edu" not in sys.modules, "tinygrad_edu was imported on torch's side"
 
 
 if __name__ == "__main__":

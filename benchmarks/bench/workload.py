@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
 
 IGNORED = -100
+
+
+class Training(Protocol):
+    """What a comparison of training steps must know of what is trained.
+
+    Attributes
+    ----------
+    modules : the worker modules of our side and of torch's
+    dtype, device : of the arithmetic
+    """
+
+    modules: ClassVar[tuple[str, str]]
+    dtype: str
+    device: str
+
+    @property
+    def benchmark(self) -> str:
+        """The name that its record has."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+
+    @property
+    def flops(self) -> int:
+        """Operations of a step; see :func:`training_flops`."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +56,9 @@ class Workload:
     ValueError
         Naming the field, the value found and the value wanted.
     """
+
+    benchmark: ClassVar[str] = "transformer"
+    modules: ClassVar[tuple[str, str]] = ("ours", "twin")
 
     vocab: int = 50257
     batch: int = 8
@@ -67,13 +96,18 @@ class Workload:
     @property
     def flops(self) -> int:
         """Operations of one training step by formula; see :func:`training_flops`."""
-        return training_flops(self)
+        head = 2 * self.tokens * self.d_model * self.vocab
+        return training_flops(self.blocks, self.batch, self.time, self.d_model, self.ffn, causal=True, head=head)
 
-    def batches(self, count: int) -> np.ndarray:
-        """`count` batches of uniform token ids, (count, B, T), int64: the same for everyone who asks."""
+    def batches(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`count` pairs of ids and labels, (B, T) int64, the same for everyone who asks.
+
+        Ids are uniform, and the labels are the ids: it is the model that shifts them.
+        """
         import numpy as np
 
-        return np.random.default_rng(self.seed + 1).integers(0, self.vocab, (count, self.batch, self.time))
+        ids = np.random.default_rng(self.seed + 1).integers(0, self.vocab, (count, self.batch, self.time))
+        return [(batch, batch) for batch in ids]
 
     def model_config(self) -> dict[str, Any]:
         """The settings of this library's CustomTransformer."""
@@ -91,15 +125,22 @@ class Workload:
         }
 
 
-def training_flops(w: Workload) -> int:
+def training_flops(blocks: int, batch: int, time: int, width: int, ffn: int, *, causal: bool, head: int) -> int:
     """Model operations of a forward and backward pass: what the maths needs, whoever does it.
 
     A product of (M, K) and (K, N) takes 2 M K N. Only matrix products are counted: the four projections
-    (8 C^2 a token), the feed-forward part (4 C F), the scores and the weighted sum over the causal triangle
-    alone (4 C (T + 1) / 2 on average), and the head (2 C V). The backward pass has two products for each of
-    the forward's, so the whole is three times the forward pass. What is computed again to save memory, the
-    optimizer and everything elementwise count for nothing, so the share of the GEMM rate is never flattered.
+    (8 C^2 a token), the feed-forward part (4 C F), the scores and the weighted sum (4 C for each pair of tokens of
+    which one may see the other: of a causal model those of the triangle alone), and the head. The backward pass has
+    two products for each of the forward's, so the whole is three times the forward pass. What is computed again to
+    save memory, the optimizer and everything elementwise count for nothing, so the share of the GEMM rate is never
+    flattered.
+
+    Parameters
+    ----------
+    blocks, batch, time, width, ffn : L, B, T, C, F
+    causal : whether a token sees only those before it, and itself
+    head : operations of the head's forward pass, in which only tokens with a label need be
     """
-    per_token = w.blocks * (8 * w.d_model**2 + 4 * w.d_model * w.ffn) + 2 * w.d_model * w.vocab
-    attention = w.blocks * w.batch * 2 * w.d_model * w.time * (w.time + 1)
-    return 3 * (w.tokens * per_token + attention)
+    pairs = time * (time + 1) // 2 if causal else time * time
+    per_token = 8 * width**2 + 4 * width * ffn
+    return 3 * (blocks * (batch * time * per_token + batch * 4 * width * pairs) + head)

@@ -57,13 +57,14 @@ def test_flops_are_those_of_every_product_of_the_step() -> None:
 
 
 def test_batches_are_the_same_for_everyone_and_in_range() -> None:
-    first, second = SMALL.batches(3), SMALL.batches(3)
-    assert first.shape == (3, 2, 8)
+    first, second, other = (np.array(w.batches(3)) for w in (SMALL, SMALL, replace(SMALL, seed=1)))
+    assert first.shape == (3, 2, 2, 8)
     assert first.dtype == np.int64
     assert (first == second).all()
+    assert (first[:, 0] == first[:, 1]).all()  # labels are the ids
     assert first.min() >= 0
     assert first.max() < SMALL.vocab
-    assert (replace(SMALL, seed=1).batches(3) != first).any()
+    assert (other != first).any()
 
 
 def run_of(seconds: list[float], peak: float | None = 100.0, gemm: float = 10.0) -> dict[str, object]:
@@ -220,6 +221,9 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["transformer", "--d-model", "10", "--heads", "3"], "divisible by heads, got 10 and 3"),
         (["transformer", "--torch-env", "OOPS"], "NAME=VALUE"),
         (["generate", "--tokens", "300"], "must fit in --time 256"),
+        (["gpt2", "--width", "10", "--heads", "3"], "width must be divisible by heads, got 10 and 3"),
+        (["bert", "--dropout", "1"], "dropout must be in \\[0, 1\\), got 1.0"),
+        (["generate-gpt2", "--tokens", "1020"], "together must be <= 1024, got 1028"),
         (["memory", "--steps", "200", "--skip", "195"], "must be at least --skip \\+ 10"),
     ],
 )
@@ -235,7 +239,7 @@ def test_both_sides_train_the_same_model(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     w = replace(SMALL, dtype="float64", clip_norm=0.5)
     plan = transformer.Plan(w)
-    job = plan.job("losses", steps=3, weights=str(tmp_path / "weights.npz"))
+    job = plan.job("losses", steps=3, weights=str(tmp_path / "weights"))
     ours, theirs = (process.run_worker(side, job) for side in ("ours", "twin"))
     found = summary.check_agreement(ours, theirs, "float64")
     assert found["largest_relative_difference"]["losses"] < 1e-8
