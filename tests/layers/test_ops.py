@@ -15,7 +15,7 @@ from tinygrad_edu.check.contract import adjoint_error
 from tinygrad_edu.check.op_cases import OP_CASES, OpCase
 
 # Ops that are no differentiable function: noise, and the steps of optimizers (which have tests of their own).
-NO_GRADIENT = {"random_uniform", "adam_update", "sgd_update", "squared_sum"}
+NO_GRADIENT = {"random_uniform", "adam_update", "sgd_update", "ema_update", "squared_sum"}
 
 rows = pytest.mark.parametrize("case", OP_CASES, ids=lambda case: case.name)
 
