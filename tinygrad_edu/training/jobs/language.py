@@ -121,6 +121,8 @@ class LanguageJob(Job):
             b = model.bert
             return f"bert, {b.num_hidden_layers} blocks, width {b.hidden_size}, {b.num_attention_heads} heads"
         r = model.rnn
+        if r is None:  # a further architecture, whose section is its own
+            return str(model.architecture)
         return f"{model.architecture}, {r.num_layers} layers, width {r.hidden_size}{', both ways' * r.bidirectional}"
 
     def describe(self) -> Mapping[str, str]:
