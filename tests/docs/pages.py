@@ -37,7 +37,9 @@ PAGES = [
     DOCS / "architecture.md",
     DOCS / "data.md",
     DOCS / "gradient-checking.md",
+    DOCS / "models.md",
     DOCS / "training.md",
+    DOCS / "adding-an-architecture.md",  # after the pages that list the architectures: it registers one
     *sorted((DOCS / "derivations").glob("*.md")),
 ]
 
@@ -149,7 +151,8 @@ class Page:
 
     def _execute(self, text: str, start: int, names: dict[str, Any]) -> str:
         stream = io.StringIO()
-        code = compile("\n" * start + text, str(self.path), "exec")  # line numbers are those of the page
+        # Line numbers are those of the page; the __future__ of this file is not that of the block.
+        code = compile("\n" * start + text, str(self.path), "exec", dont_inherit=True)
         with contextlib.redirect_stdout(stream), warnings.catch_warnings():
             warnings.simplefilter("error")
             exec(code, names)
