@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from ..backend import to_host
 from ..errors import CheckpointError, DataError, ShapeError
 from ..storage import Checkpoint
 from .config import config_differences
@@ -56,7 +57,7 @@ def snapshot(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Mapping[str, A
         "callbacks": {callback.name: callback.state_dict() for callback in trainer.callbacks if callback.name},
         "fingerprint": environment_fingerprint(),
     }
-    return document, arrays
+    return document, {group: {name: to_host(a) for name, a in part.items()} for group, part in arrays.items()}
 
 
 def trained_weights(checkpoint: Checkpoint) -> Mapping[str, Any]:
