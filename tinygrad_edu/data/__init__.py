@@ -20,9 +20,11 @@ from .tokenizers import (
     train_wordpiece,
 )
 from .tokens import TokenFile, TokenInfo, prepare_tokens, write_tokens
+from .translation_tasks import TRANSLATION_TASKS, TranslationTask, make_task_pairs
 
 __all__ = [
     "KINDS",
+    "TRANSLATION_TASKS",
     "CausalLMDataCollator",
     "Corpus",
     "DataLoader",
@@ -35,6 +37,7 @@ __all__ = [
     "TokenLoader",
     "Tokenizer",
     "TokenizerFactory",
+    "TranslationTask",
     "corpus_tokenizer",
     "default_cache_dir",
     "evaluation_windows",
@@ -42,6 +45,7 @@ __all__ = [
     "load_corpus",
     "load_parallel_text",
     "load_tokenizer",
+    "make_task_pairs",
     "prepare_tokens",
     "split_pairs",
     "train_bpe",
