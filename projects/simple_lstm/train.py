@@ -1,6 +1,6 @@
 """Learn a recurrent network by watching one: an LSTM that learns to spell the names of Unicode's characters.
 
-    python projects/simple_lstm/train.py                       # a minute or two
+    python projects/simple_lstm/train.py                       # a few minutes
     python projects/simple_lstm/train.py --model gru --epochs 3
     python projects/simple_lstm/train.py --output RUN --generate "LATIN SMALL"
 
