@@ -29,7 +29,6 @@ from .job import Job
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 BEAMS = 4  #: of the search that is measured beside greedy
 FOLLOWED = 200  #: validation pairs that are translated at each evaluation
@@ -127,8 +126,7 @@ class TranslationJob(Job):
             text = (self.folder / f"sample_{name}.txt").read_text(encoding="utf-8").strip()
             self.say(f"\nTranslations {name} training:\n{text}")
         self.say()
-        self.console.print(_table(scores, f"On the {len(self.data.pairs['test']):,} pairs held out for testing"))
-        _say_mistakes(self.console, mistakes)
+        _report(self.console, f"On the {len(self.data.pairs['test']):,} pairs held out for testing:", scores, mistakes)
         self.say(f"\n{state.step:,} steps took {format_seconds(state.seconds)}. Everything is in {self.folder}")
 
     # -- using what was trained -----------------------------------------------------------------------
@@ -146,7 +144,7 @@ class TranslationJob(Job):
                     "have seen those that are held out, and the figures cannot be compared with those of the run",
                     stacklevel=1,
                 )
-            beams = max(2, getattr(args, "num_beams", None) or BEAMS)
+            beams = args.num_beams if (getattr(args, "num_beams", None) or 1) > 1 else BEAMS
             penalty = getattr(args, "length_penalty", 1.0)
             scores, found = _measure(config, model, data, args.split, beams, penalty)
         if args.json:
@@ -154,8 +152,8 @@ class TranslationJob(Job):
             print(json.dumps({**about, **scores}))
             return 0
         name, count = Path(checkpoint.path).name, len(data.pairs[args.split])
-        console.print(_table(scores, f"{name}, {count:,} pairs of {data.name} ({args.split})"))
-        _say_mistakes(console, _mistakes(data.pairs[args.split], found))
+        title = f"{name}, {count:,} pairs of {data.name} ({args.split}):"
+        _report(console, title, scores, _mistakes(data.pairs[args.split], found))
         return 0
 
     @classmethod
@@ -243,23 +241,6 @@ def _measure(
     return scores, greedy
 
 
-def _table(scores: Mapping[str, Any], title: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for column in ("exact match", "BLEU"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, figures in scores.items():
-        if isinstance(figures, Mapping):
-            bleu_score = f"{figures['bleu']:.2f}" if "bleu" in figures else "(needs sacrebleu)"
-            table.add_row(name, f"{figures['exact_match']:.2%}", bleu_score)
-    table.caption = (
-        f"loss {scores['loss']:.4f}, perplexity {scores['perplexity']:.3f}, of tokens {scores['accuracy']:.2%}"
-    )
-    return table
-
-
 def _mistakes(pairs: Sequence[Pair], found: Sequence[str]) -> list[str]:
     """What was translated otherwise than wanted."""
     return [
@@ -269,13 +250,28 @@ def _mistakes(pairs: Sequence[Pair], found: Sequence[str]) -> list[str]:
     ]
 
 
-def _say_mistakes(console: Console, mistakes: Sequence[str]) -> None:
-    if not mistakes:
-        console.print("There are no mistakes among the greedy translations.", markup=False)
-        return
+def _report(console: Console, title: str, scores: Mapping[str, Any], mistakes: Sequence[str]) -> None:
+    """Print a table of the figures, and some mistakes."""
+    from rich.table import Table
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(title)
+    table = Table()
+    table.add_column("", no_wrap=True)
+    for column in ("exact match", "BLEU"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, figures in scores.items():
+        if isinstance(figures, Mapping):
+            bleu_score = f"{figures['bleu']:.2f}" if "bleu" in figures else "(needs sacrebleu)"
+            table.add_row(name, f"{figures['exact_match']:.2%}", bleu_score)
+    console.print(table)
+    say(f"Loss {scores['loss']:.4f}, perplexity {scores['perplexity']:.3f}, {scores['accuracy']:.2%} of tokens right.")
     shown = f", of which {_SHOWN}" if len(mistakes) > _SHOWN else ""
-    console.print(f"Mistakes among the greedy translations: {len(mistakes):,}{shown}:", markup=False, highlight=False)
-    console.print("".join(mistakes[:_SHOWN]).rstrip(), markup=False, highlight=False, soft_wrap=True)
+    say(f"\nMistakes of the greedy translations: {len(mistakes):,}{shown}{':' if mistakes else '.'}")
+    if mistakes:
+        say("".join(mistakes[:_SHOWN]).rstrip())
 
 
 def draw_attention(model: BaseLanguageModel, tokenizer: Tokenizer, text: str, path: str | Path) -> Path:
