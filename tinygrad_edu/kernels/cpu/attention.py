@@ -26,7 +26,7 @@ _ZERO, _ONE, _INF = np.float32(0), np.float32(1), np.float32(np.inf)
 # small ones are slow too (120). So blocks of keys are transposed here, once for all queries. Few queries and many keys
 # in a block read and write less between the products: a backward pass took 264 ms with 64 x 240, 230 with 32 x 448.
 _QUERIES, _SMALL_PRODUCT, _MOST_KEYS = 32, 1_000_000, 512
-_FEW_QUERIES = 16  # below, as in generation, transposing the keys costs more than it brings
+_FEW_QUERIES = 32  # below, as in generation, transposing the keys costs more than it brings
 
 
 @inline
