@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..backend import Array, asarray, device_of, namespace, to_host
 from ..errors import ConfigError, NonFiniteError
@@ -17,7 +17,12 @@ from .core import IGNORE_INDEX
 from .generation import GeneratingModel
 from .output import ModelOutput
 
+if TYPE_CHECKING:
+    from .footprint import MemoryFootprint
+
 __all__ = ["IGNORE_INDEX", "BaseLanguageModel", "ModelOutput"]
+
+_MOST_SCORED = 0.75  # share of scored positions above which picking them out costs more than it saves
 
 
 class BaseLanguageModel(GeneratingModel):
@@ -73,22 +78,31 @@ class BaseLanguageModel(GeneratingModel):
         if count == 0 and divisor is None:
             raise ConfigError("labels: every label of the batch is -100, so there is nothing to learn from")
         x = self.features(**inputs)
-        rows = x.reshape(-1, x.shape[-1])
+        rows, flat_targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+        xp = namespace(x)
+        # Of a masked batch few positions are scored: the head, the costliest product, need not see the others.
+        scored = xp.nonzero(flat_targets != IGNORE_INDEX)[0] if count < _MOST_SCORED * len(rows) else None
+        if scored is not None:
+            rows, flat_targets = rows[scored], flat_targets[scored]
         weight, bias = self.head_weight, self.head_bias
         divisor = count if divisor is None else divisor
-        dlosses = namespace(x).full(len(rows), 1 / divisor, dtype=x.dtype)
         losses, drows = linear_cross_entropy_grad(
             rows,
             weight.data,
             None if bias is None else bias.data,
-            targets.reshape(-1),
-            dlosses,
+            flat_targets,
+            xp.full(len(rows), 1 / divisor, dtype=x.dtype),
             weight.grad,
             None if bias is None else bias.grad,
             IGNORE_INDEX,
             self.label_smoothing if self.training else 0.0,
         )
-        self.features_backward(drows.reshape(x.shape))
+        if scored is None:
+            dx = drows
+        else:
+            dx = xp.zeros((targets.size, x.shape[-1]), dtype=x.dtype)
+            dx[scored] = drows
+        self.features_backward(dx.reshape(x.shape))
         return float(losses.sum()) / divisor
 
     def _labels(self, input_ids: Any, labels: Any) -> Any:
@@ -275,6 +289,39 @@ class BaseLanguageModel(GeneratingModel):
         return self.num_parameters()
 
     count_parameters = get_parameter_count
+
+    def get_memory_footprint(
+        self, batch_size: int, seq_len: int, optimizer: str | Optimizer | None = "adamw"
+    ) -> MemoryFootprint:
+        """The memory that a training step will take, foretold without taking it.
+
+        A model that is only outlined can be asked as well; see :func:`tinygrad_edu.backend.outline`. Counted are
+        arrays: the interpreter, its libraries and compiled code come on top.
+
+        Parameters
+        ----------
+        batch_size, seq_len : of the input ids; of a translation, of the target too
+        optimizer : adamw, adam, sgd, an optimizer, or None
+
+        Returns
+        -------
+        Bytes of parameters, gradients, optimizer and activations, and their total.
+
+        Raises
+        ------
+        ConfigError
+            For a size below 1, a sequence longer than the model can read, or an optimizer that is unknown.
+
+        Examples
+        --------
+        >>> from tinygrad_edu.backend import outline
+        >>> with outline():
+        ...     model = create_model({"architecture": "gpt2"})
+        >>> print(model.get_memory_footprint(batch_size=4, seq_len=64))
+        """
+        from .footprint import memory_footprint
+
+        return memory_footprint(self, batch_size, seq_len, optimizer)
 
     def get_model_info(self) -> dict[str, Any]:
         """Plain facts: kind, parameters, sizes, device, dtype, memory of weights in bytes, config."""
