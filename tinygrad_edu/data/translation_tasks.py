@@ -90,9 +90,18 @@ def _group_words(group: int) -> list[str]:
 
 
 def _draw_number(draw: np.random.Generator) -> tuple[str, Pair]:
-    """A number of 1 to 9 digits, each length as often as the others: 4,217 in digits and in words."""
-    digits = int(draw.integers(1, 3 * len(SCALES) + 1))
-    number = int(draw.integers(0 if digits == 1 else 10 ** (digits - 1), 10**digits))
+    """A number of 1 to 9 digits, each length as often as the others: 4,217 in digits and in words.
+
+    In one of four about half of the digits become zeros, which would hardly ever come in a row otherwise: what is
+    not said, as the thousands of 5,000,012, has to be learned too.
+    """
+    length = int(draw.integers(1, 3 * len(SCALES) + 1))
+    digits = draw.integers(0, 10, length)
+    if length > 1:
+        digits[0] = draw.integers(1, 10)
+        if draw.random() < 0.25:
+            digits[1:] *= draw.integers(0, 2, length - 1)
+    number = int("".join(map(str, digits.tolist())))
     return str(number), (f"{number:,}", number_words(number))
 
 
