@@ -282,7 +282,7 @@ class _Walk:
             inputs = layer.input_size if number == 0 else ways * inner
             weights = len(layer._parameters[f"weight_hh_l{number}"].data) * (inputs + inner)
             x = self.rows * inputs
-            dy = self.rows * ways * inner * (1 if number + 1 < layer.num_layers or layer.dropout or ways > 1 else 0)
+            dy = self.rows * ways * inner * (1 if number + 1 < layer.num_layers or layer.dropout else 0)
             work = self.rows * gates * inner + (1 + ways) * x + weights + dy
             if not self.fused:
                 work += {LSTM: 0, GRU: 2, RNN: 3}[type(layer)] * self.rows * inner
