@@ -135,7 +135,9 @@ def _linear(d: Draw) -> tuple[Any, ...]:
 
 def _linear_backward(d: Draw) -> tuple[Any, ...]:
     head, i, o = d.shape(), d.length(1), d.length(1)
-    return d.normal(*head, o), d.normal(*head, i), d.normal(o, i), d.choice(True, False)
+    there = d.choice(True, False)  # gradients of earlier uses, which are added to
+    before = (d.normal(o, i, layout="plain"), d.normal(o, layout="plain")) if there else (None, None)
+    return d.normal(*head, o), d.normal(*head, i), d.normal(o, i), d.choice(True, False), *before
 
 
 def _embedding(d: Draw) -> tuple[Any, ...]:
@@ -304,7 +306,7 @@ ARGUMENTS: dict[str, Entry] = {
     **{f"{name}_backward": Entry(_two) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh")},
     "gemm": Entry(_gemm, changed=(2,)),
     "linear": Entry(_linear),
-    "linear_backward": Entry(_linear_backward),
+    "linear_backward": Entry(_linear_backward, changed=(4, 5)),
     "embedding": Entry(_embedding),
     "embedding_backward": Entry(_embedding_backward, changed=(2,)),
     "layernorm": Entry(lambda d: _norm(d, 2), longer=4),

@@ -112,14 +112,15 @@ class MultiHeadAttention(Layer):
     def _project_backward(self, dheads: Array, x: Array, rows: slice) -> Array:
         """Gradient of :meth:`_project`; `dheads` is (B, T, n, H, hd), contiguous."""
         batch, time = x.shape[:2]
-        dx, dweight, dbias = linear_backward(
-            dheads.reshape(batch, time, -1), x, self.in_proj_weight.data[rows], self.in_proj_bias is not None
+        bias = self.in_proj_bias
+        dx, *_ = linear_backward(
+            dheads.reshape(batch, time, -1),
+            x,
+            self.in_proj_weight.data[rows],
+            bias is not None,
+            self.in_proj_weight.grad[rows],
+            None if bias is None else bias.grad[rows],
         )
-        weight_grad = self.in_proj_weight.grad[rows]
-        weight_grad += dweight
-        if self.in_proj_bias is not None:
-            bias_grad = self.in_proj_bias.grad[rows]
-            bias_grad += dbias
         return dx
 
     def forward(

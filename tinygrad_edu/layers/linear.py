@@ -32,12 +32,26 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
 
 
 @op
-def linear_backward(dy: Array, x: Array, weight: Array, with_bias: bool) -> tuple[Array, Array, Array | None]:
+def linear_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    with_bias: bool,
+    dweight: Array | None = None,
+    dbias: Array | None = None,
+) -> tuple[Array, Array, Array | None]:
     r"""Gradient of :func:`linear`.
 
     Every row of x meets the same W and b, so their gradients are sums over the rows:
 
     .. math:: dx = dy\,W, \qquad dW = dy^\top x, \qquad db = \sum_n dy_n
+
+    Parameters
+    ----------
+    dy : (..., O); x : (..., I); weight : (O, I)
+    with_bias : whether a bias was added
+    dweight, dbias : where given, the gradients are added to what stands in these; a product that ends where it
+        is wanted saves an array as large as the weights
 
     Returns
     -------
@@ -46,8 +60,12 @@ def linear_backward(dy: Array, x: Array, weight: Array, with_bias: bool) -> tupl
     out_features, in_features = weight.shape
     rows = dy.reshape(-1, out_features)  # (N, O)
     dx = gemm(rows, weight).reshape(x.shape)
-    dweight = gemm(rows.T, x.reshape(-1, in_features))
-    dbias = rows.sum(axis=0) if with_bias else None
+    dweight = gemm(rows.T, x.reshape(-1, in_features), out=dweight, accumulate=dweight is not None)
+    if not with_bias:
+        return dx, dweight, None
+    if dbias is None:
+        return dx, dweight, rows.sum(axis=0)
+    dbias += rows.sum(axis=0)
     return dx, dweight, dbias
 
 
@@ -79,10 +97,8 @@ class Linear(Layer):
     def backward(self, dy: Array) -> Array:
         x = self.saved()
         check_last_axis(self, dy, self.out_features)
-        dx, dweight, dbias = linear_backward(dy, x, self.weight.data, self.bias is not None)
-        self.weight.accumulate(dweight)
-        if self.bias is not None:
-            self.bias.accumulate(dbias)
+        dbias = None if self.bias is None else self.bias.grad
+        dx, *_ = linear_backward(dy, x, self.weight.data, self.bias is not None, self.weight.grad, dbias)
         return dx
 
     def extra_repr(self) -> str:

@@ -79,9 +79,7 @@ class BaseLanguageModel(GeneratingModel):
             raise ConfigError("labels: every label of the batch is -100, so there is nothing to learn from")
         x = self.features(**inputs)
         rows, flat_targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
-        xp = namespace(x)
-        # Of a masked batch few positions are scored: the head, the costliest product, need not see the others.
-        scored = xp.nonzero(flat_targets != IGNORE_INDEX)[0] if count < _MOST_SCORED * len(rows) else None
+        scored = _scored(flat_targets, count)
         if scored is not None:
             rows, flat_targets = rows[scored], flat_targets[scored]
         weight, bias = self.head_weight, self.head_bias
@@ -91,17 +89,13 @@ class BaseLanguageModel(GeneratingModel):
             weight.data,
             None if bias is None else bias.data,
             flat_targets,
-            xp.full(len(rows), 1 / divisor, dtype=x.dtype),
+            namespace(x).full(len(rows), 1 / divisor, dtype=x.dtype),
             weight.grad,
             None if bias is None else bias.grad,
             IGNORE_INDEX,
             self.label_smoothing if self.training else 0.0,
         )
-        if scored is None:
-            dx = drows
-        else:
-            dx = xp.zeros((targets.size, x.shape[-1]), dtype=x.dtype)
-            dx[scored] = drows
+        dx = drows if scored is None else _in_place(drows, scored, x.reshape(-1, x.shape[-1]))
         self.features_backward(dx.reshape(x.shape))
         return float(losses.sum()) / divisor
 
@@ -153,20 +147,22 @@ class BaseLanguageModel(GeneratingModel):
             Both on the host.
         """
         bias = self.head_bias
-        with (
-            self.evaluating()
-        ):  # also while preparing: a model that carries its state reads batches otherwise in training
+        with self.evaluating():  # also while preparing: a model that carries its state reads other batches in training
             inputs, targets = self._prepare(input_ids, self._labels(input_ids, labels), attention_mask, more)
             assert targets is not None, "labels were given, so _prepare gave targets"
             x = self.features(**inputs)
+            rows, flat_targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+            scored = _scored(flat_targets, int((flat_targets != IGNORE_INDEX).sum()))
             losses, predicted = linear_cross_entropy(
-                x.reshape(-1, x.shape[-1]),
+                rows if scored is None else rows[scored],
                 self.head_weight.data,
                 None if bias is None else bias.data,
-                targets.reshape(-1),
+                flat_targets if scored is None else flat_targets[scored],
                 IGNORE_INDEX,
                 0.0,
             )
+            if scored is not None:
+                losses, predicted = _in_place(losses, scored, rows), _in_place(predicted, scored, rows)
         losses, correct = to_host(losses.reshape(targets.shape)), to_host(predicted.reshape(targets.shape) == targets)
         last = -1 if self.objective == "causal_lm" else None
         return losses[:, :last], correct[:, :last]
@@ -338,3 +334,18 @@ class BaseLanguageModel(GeneratingModel):
             "supports_generation": self.supports_generation,
             "config": self.config.get(),
         }
+
+
+def _scored(targets: Array, count: int) -> Array | None:
+    """Places of the `count` targets that are scored, if they are few; else None.
+
+    Of a masked batch some 15% are: the head, the costliest product, need not see the other positions.
+    """
+    return namespace(targets).nonzero(targets != IGNORE_INDEX)[0] if count < _MOST_SCORED * len(targets) else None
+
+
+def _in_place(values: Array, places: Array, like: Array) -> Array:
+    """`values` at their `places`, and zeros elsewhere, as many as `like` has rows."""
+    whole = namespace(values).zeros((len(like), *values.shape[1:]), dtype=values.dtype)
+    whole[places] = values
+    return whole

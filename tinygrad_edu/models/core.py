@@ -200,10 +200,8 @@ class ModelCore(Layer):
             raise ConfigError(f"{type(self).__name__}.backward: forward had no labels, so dlogits must be given")
         dlogits = loss.backward() if dlogits is None else dlogits
         bias = self.head_bias
-        dx, dweight, dbias = linear_backward(dlogits, x, self.head_weight.data, bias is not None)
-        self.head_weight.accumulate(dweight)
-        if bias is not None:
-            bias.accumulate(dbias)
+        weight, dbias = self.head_weight, None if bias is None else bias.grad
+        dx, *_ = linear_backward(dlogits, x, weight.data, bias is not None, weight.grad, dbias)
         self.features_backward(dx)
 
     @contextmanager

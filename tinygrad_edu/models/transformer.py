@@ -194,8 +194,7 @@ class CustomTransformer(Layer):
     def backward(self, dlogits: Array) -> None:
         """Accumulate all gradients; ids have none."""
         x = self.saved()
-        dx, dweight, _ = linear_backward(dlogits, x, self.head_weight.data, False)
-        self.head_weight.accumulate(dweight)
+        dx, *_ = linear_backward(dlogits, x, self.head_weight.data, False, self.head_weight.grad)
         self.features_backward(dx)
 
 

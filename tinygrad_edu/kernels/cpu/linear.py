@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 
 from ...backend import kernel
+from .blas import accumulate_product
 from .common import expect, parallel
 
 #: Up to so many rows BLAS is the slower way: (3072, 768) weights and 1, 4, 8, 16 rows 0.35, 0.42, 0.81, 1.36 ms here,
@@ -50,7 +51,8 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
     if bias is not None:
         expect("linear", (out_features,), bias=bias)
     rows = x.reshape(-1, in_features)
-    if 0 < len(rows) <= _FEW and weight.flags.c_contiguous:
+    alike = weight.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
+    if 0 < len(rows) <= _FEW and alike and weight.flags.c_contiguous:
         y = np.empty((len(rows), out_features), dtype=x.dtype)
         no_bias = np.empty(0, dtype=x.dtype)
         _few_rows(weight, np.ascontiguousarray(rows), no_bias if bias is None else bias, y)
@@ -62,11 +64,22 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
 
 
 @kernel("linear_backward", device="cpu")
-def linear_backward(dy: Any, x: Any, weight: Any, with_bias: bool) -> Any:
+def linear_backward(dy: Any, x: Any, weight: Any, with_bias: bool, dweight: Any = None, dbias: Any = None) -> Any:
     """The sum over rows is a matrix-vector product with ones: BLAS reads dy once, in order."""
     out_features, in_features = weight.shape
-    rows = dy.reshape(-1, out_features)
+    rows, inputs = dy.reshape(-1, out_features), x.reshape(-1, in_features)
     dx = np.matmul(rows, weight).reshape(x.shape)
-    dweight = np.matmul(rows.T, x.reshape(-1, in_features))
-    dbias = np.matmul(np.ones(len(rows), dtype=rows.dtype), rows) if with_bias else None
+    if dweight is None:
+        dweight = np.matmul(rows.T, inputs)
+    else:
+        expect("linear_backward", weight.shape, dweight=dweight)
+        if not accumulate_product(rows.T, inputs, dweight):
+            dweight += np.matmul(rows.T, inputs)
+    if not with_bias:
+        return dx, dweight, None
+    total = np.matmul(np.ones(len(rows), dtype=rows.dtype), rows)
+    if dbias is None:
+        return dx, dweight, total
+    expect("linear_backward", (out_features,), dbias=dbias)
+    dbias += total
     return dx, dweight, dbias
