@@ -228,3 +228,43 @@ def test_facts(name: str) -> None:
     model = build(name)
     assert model.get_parameter_count() == sum(p.size for p in model.parameters()) == info["parameters"]
     assert info["model_type"] == name and info["config"]["vocab_size"] == V
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_left_out_leave_padding_out(name: str) -> None:
+    model = build(name)
+    mask = (PARTLY != -100).astype(np.int64)
+    if model.objective != "causal_lm":
+        with pytest.raises(ConfigError, match=f"labels: {name} learns .* and needs labels"):
+            model.forward_backward(IDS, None, mask)
+        return
+    np.testing.assert_allclose(
+        model.forward_backward(IDS, None, mask), model.forward_backward(IDS, PARTLY, mask), rtol=1e-12
+    )
+    assert model.count_targets(IDS, None, mask) == model.count_targets(IDS, PARTLY)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+def test_a_carried_state_is_saved_cast_and_not_broken(name: str, tmp_path: Any) -> None:
+    model = build(name, dtype="float32", carry_state=True)
+    model.label_smoothing = 0.1
+    model.train_step(IDS)
+    again = type(model).load_checkpoint(model.save_checkpoint(tmp_path))
+    assert again.label_smoothing == 0.1
+    kept = {key: values.copy() for key, values in model.carried_state().items()}
+    assert again.train_step(IDS) == model.train_step(IDS)
+
+    weight = again.get_input_embeddings().weight.data
+    before, state = weight.copy(), {key: values.copy() for key, values in again.carried_state().items()}
+    weight[...] = math.nan
+    with pytest.raises(NonFiniteError):
+        again.train_step(IDS)
+    weight[...] = before
+    assert kept.keys() == state.keys()
+    for key, values in again.carried_state().items():
+        np.testing.assert_array_equal(values, state[key])
+    assert math.isfinite(again.train_step(IDS)["loss"])
+
+    model.astype("float64").optimizer = None
+    assert model.carried_state()["h"].dtype == np.float64
+    assert math.isfinite(model.train_step(IDS)["loss"])

@@ -376,3 +376,20 @@ def test_what_a_language_trainer_refuses(tmp_path: Path, words: Any) -> None:
     alone = LanguageModelTrainer(small_model(tokenizer.vocab_size), tokenizer, BATCHES, progress=False)
     with pytest.raises(ConfigError, match="evaluate: there is no val_loader"):
         alone.evaluate()
+
+
+def test_a_given_optimizer_keeps_its_own_settings() -> None:
+    """Its rate is not replaced in silence, and settings beside it are refused."""
+    from tinygrad_edu.models import create_model
+    from tinygrad_edu.optim import AdamW
+
+    model = create_model({"architecture": "gpt2", "vocab_size": 9, "n_embd": 4, "n_head": 1, "n_layer": 1})
+    batches = [(np.ones((1, 4), np.int64),)]
+    optimizer = AdamW(model, lr=0.25)
+    history = train_model(model, batches, epochs=1, optimizer=optimizer, progress=False)
+    assert history.records[0]["learning_rate"] == 0.25
+    with pytest.raises(ConfigError, match="weight_decay: the optimizer that was given has its own"):
+        train_model(model, batches, epochs=1, optimizer=optimizer, weight_decay=0.1, progress=False)
+    train_model(model, batches, epochs=1, label_smoothing=0.3, progress=False)
+    train_model(model, batches, epochs=1, label_smoothing=0.0, progress=False)
+    assert model.label_smoothing == 0.0

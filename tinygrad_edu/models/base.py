@@ -50,7 +50,7 @@ class BaseLanguageModel(GeneratingModel):
 
     def count_targets(self, input_ids: Any, labels: Any = None, attention_mask: Any = None, **_more: Any) -> int:
         """How many tokens the loss of a batch is the mean of; the arguments as :meth:`forward_backward` takes them."""
-        labels = input_ids if labels is None else labels
+        labels = self._labels(input_ids, labels, attention_mask)
         labels = labels if hasattr(labels, "shape") else asarray(labels)
         scored = labels[:, 1:] if self.objective == "causal_lm" else labels
         return int((scored != IGNORE_INDEX).sum())
@@ -62,7 +62,7 @@ class BaseLanguageModel(GeneratingModel):
 
         Parameters
         ----------
-        labels : as in :meth:`forward`; of a causal model the ids themselves if None
+        labels : as in :meth:`forward`; of a causal model the ids themselves if None, but for padding
         divisor : what the sum of the losses is divided by, if not by the number of targets: where a batch is
             worked off in parts, the number of targets of all parts together
 
@@ -72,7 +72,9 @@ class BaseLanguageModel(GeneratingModel):
             If every label is -100: such a step would learn nothing.
         """
         self.clear_saved()  # what an interrupted step may have left
-        inputs, targets = self._prepare(input_ids, self._labels(input_ids, labels), attention_mask, more)
+        inputs, targets = self._prepare(
+            input_ids, self._labels(input_ids, labels, attention_mask), attention_mask, more
+        )
         assert targets is not None, "labels were given, so _prepare gave targets"
         count = int((targets != IGNORE_INDEX).sum())
         if count == 0 and divisor is None:
@@ -99,10 +101,17 @@ class BaseLanguageModel(GeneratingModel):
         self.features_backward(dx.reshape(x.shape))
         return float(losses.sum()) / divisor
 
-    def _labels(self, input_ids: Any, labels: Any) -> Any:
-        if labels is None and self.objective != "causal_lm":
+    def _labels(self, input_ids: Any, labels: Any, attention_mask: Any) -> Any:
+        """The labels given; of a causal model without any the ids themselves, but for padding."""
+        if labels is not None:
+            return labels
+        if self.objective != "causal_lm":
             raise ConfigError(f"labels: {self.model_type} learns {self.objective} and needs labels")
-        return input_ids if labels is None else labels
+        if attention_mask is None:
+            return input_ids
+        ids = self._ids("input_ids", input_ids)
+        mask = self._like_ids("attention_mask", attention_mask, ids)
+        return namespace(ids).where(mask != 0, ids, IGNORE_INDEX)
 
     def train_step(
         self,
@@ -128,10 +137,15 @@ class BaseLanguageModel(GeneratingModel):
             self.optimizer = AdamW(self)
         self.train()
         self.zero_grad()
-        loss = self.forward_backward(input_ids, labels, attention_mask, **more)
-        if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss}; the weights were not updated")
-        norm = clip_grad_norm_(self, self.clip_norm if self.clip_norm is not None else math.inf)
+        carried = self.carried_state()
+        try:
+            loss = self.forward_backward(input_ids, labels, attention_mask, **more)
+            if not math.isfinite(loss):
+                raise NonFiniteError(f"the loss is {loss}; the weights were not updated")
+            norm = clip_grad_norm_(self, self.clip_norm if self.clip_norm is not None else math.inf)
+        except NonFiniteError:
+            self.load_carried_state(carried)  # that of the broken step would break the next one
+            raise
         self.optimizer.step(learning_rate)
         return {"loss": loss, "grad_norm": norm, "learning_rate": self.optimizer.lr}
 
@@ -148,7 +162,9 @@ class BaseLanguageModel(GeneratingModel):
         """
         bias = self.head_bias
         with self.evaluating():  # also while preparing: a model that carries its state reads other batches in training
-            inputs, targets = self._prepare(input_ids, self._labels(input_ids, labels), attention_mask, more)
+            inputs, targets = self._prepare(
+                input_ids, self._labels(input_ids, labels, attention_mask), attention_mask, more
+            )
             assert targets is not None, "labels were given, so _prepare gave targets"
             x = self.features(**inputs)
             rows, flat_targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)

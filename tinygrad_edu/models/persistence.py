@@ -25,10 +25,13 @@ def save_model(model: BaseLanguageModel, path: str | os.PathLike[str], config: d
         "model_type": model.model_type,
         "config": config,
         "clip_norm": model.clip_norm,
+        "label_smoothing": model.label_smoothing,
         "generators": [generator.get_state() for generator in model.generators()],
         "optimizer": None,
     }
     arrays = {"model": model.state_dict()}
+    if carried := model.carried_state():
+        arrays["carried"] = carried
     step = 0
     if model.optimizer is not None:
         state = model.optimizer.state_dict()
@@ -53,8 +56,9 @@ def load_model(kind: type[Model], path: str | os.PathLike[str]) -> Model:
         raise CheckpointError(f"{checkpoint.path}: expected a model of type {kind.model_type!r}, found {found!r}")
     try:
         model: Model = kind(document["config"])  # type: ignore[call-arg]  # every architecture takes its config
-        model.clip_norm = document["clip_norm"]
+        model.clip_norm, model.label_smoothing = document["clip_norm"], document["label_smoothing"]
         model.load_state_dict(checkpoint.arrays["model"])
+        model.load_carried_state(checkpoint.arrays.get("carried", {}))
         if document["optimizer"] is not None:
             state = dict(document["optimizer"])
             model.optimizer = getattr(optim, state.pop("type"))(model)

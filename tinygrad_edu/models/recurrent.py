@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from ..backend import Array, Generator, asarray, device_of, is_inference, namespace, to_device, use
 from ..errors import ConfigError, ShapeError
@@ -121,6 +121,7 @@ class RecurrentLanguageModel(BaseLanguageModel):
         self.vocab_size, self.max_seq_len = c.vocab_size, c.max_seq_len
         self.objective: Literal["causal_lm", "masked_lm"] = c.objective
         self.supports_generation = c.objective == "causal_lm"
+        self._carried: State = None
         features = c.hidden_size * (2 if c.bidirectional else 1)
         options: dict[str, Any] = {"nonlinearity": c.nonlinearity} if isinstance(c, RNNConfig) else {}
         with use(c.device):
@@ -144,7 +145,6 @@ class RecurrentLanguageModel(BaseLanguageModel):
             self.head.bias.data.fill(0)
             if c.tied_head:
                 self.head.weight = self.embedding.weight
-        self._carried: State = None
         if c.dtype != "float32":
             self.astype(c.dtype)
         self.flatten()
@@ -226,6 +226,11 @@ class RecurrentLanguageModel(BaseLanguageModel):
         return [StateCache()]
 
     # -- the carried state ----------------------------------------------------------------------------
+
+    def _convert(self, change: Callable[[Array], Array]) -> Self:
+        super()._convert(change)
+        self.load_carried_state({name: change(values) for name, values in self.carried_state().items()})
+        return self
 
     def forget_state(self) -> None:
         """Begin the next training batch with zeros, as between two texts."""

@@ -12,7 +12,7 @@ from ..layers.base import Layer
 from ..metrics import LanguageScore
 from ..optim import Optimizer
 from .batches import as_loader
-from .callbacks import BestWeights, Callback
+from .callbacks import BestWeights, Callback, EarlyStopping
 from .config import make_config
 from .evaluation import evaluate_loss
 from .history import History, RecordHistory
@@ -102,6 +102,11 @@ class EpochTrainer:
         given = {"save_every": None, "warmup_steps": 0, **settings}
         if self.optimizer is None:
             given["optimizer"] = optimizer
+        else:
+            both = [name for name in ("weight_decay", "betas", "eps", "momentum") if name in settings]
+            if both:
+                raise ConfigError(f"{both[0]}: the optimizer that was given has its own; leave one of the two out")
+            given.setdefault("learning_rate", self.optimizer.lr)
         given["eval_every"] = steps_per_epoch if eval_every is None else eval_every
         given["log_every"] = steps_per_epoch if log_every is None else log_every
         if given.get("early_stopping_patience") is not None and val_loader is None:
@@ -139,6 +144,9 @@ class EpochTrainer:
             self.trainer = self._make_trainer(settings)
         else:
             self.trainer.set_length(settings)
+            for callback in self.trainer.callbacks:
+                if isinstance(callback, EarlyStopping):  # asked to go on, it has its patience again
+                    callback.waited = 0
         self.trainer.fit()
         return self.history
 
@@ -215,7 +223,7 @@ def train_model(
     train_dataloader: Any,
     val_dataloader: Any = None,
     epochs: int = 10,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     early_stopping_patience: int | None = None,
     *,
     loss: Layer | None = None,
@@ -235,7 +243,7 @@ def train_model(
     train_dataloader : batches: a loader, or a list of ``(inputs, targets)`` or of mappings
     val_dataloader : the same of held-out data, scored after each epoch
     epochs : passes over the training data
-    learning_rate : its peak
+    learning_rate : its peak; that of a given optimizer, or else 1e-3, if None
     early_stopping_patience : epochs without a better validation loss after which training ends
     loss : such as :class:`~tinygrad_edu.losses.CrossEntropyLoss`
     optimizer : ``"adamw"``, ``"adam"``, ``"sgd"``, or one that was made for the model
@@ -272,6 +280,8 @@ def train_model(
         raise ConfigError(
             "restore_best: there is no validation data to tell the best weights by; give a val_dataloader"
         )
+    if learning_rate is not None:
+        settings["learning_rate"] = learning_rate
     shell = EpochTrainer(
         model,
         as_loader(train_dataloader, "train_dataloader"),
@@ -281,7 +291,6 @@ def train_model(
         callbacks=(*callbacks, *([best] if restore_best else [])),
         checkpoints=checkpoints,
         progress=progress,
-        learning_rate=learning_rate,
         schedule=schedule,
         early_stopping_patience=early_stopping_patience,
         **settings,

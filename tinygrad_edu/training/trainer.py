@@ -146,10 +146,15 @@ class Trainer:
 
     def _smooth_labels(self) -> None:
         smoothing = self.settings.label_smoothing
-        if not smoothing:
-            return
-        target = self.trainable.loss if isinstance(self.trainable, LayerWithLoss) else self.model
+        if isinstance(self.trainable, LayerWithLoss):  # a loss given with a smoothing of its own keeps it
+            if not smoothing:
+                return
+            target = self.trainable.loss
+        else:
+            target = self.model
         if not hasattr(target, "label_smoothing"):
+            if not smoothing:
+                return
             raise ConfigError(f"label_smoothing: {smoothing}, but {type(target).__name__} has no labels to smooth")
         target.label_smoothing = smoothing
 
