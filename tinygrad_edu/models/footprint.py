@@ -201,7 +201,8 @@ class _Walk:
     def linear(self, layer: Linear, beside: int) -> Iterator[_Stage]:
         self.width = layer.out_features
         x, y = self.rows * layer.in_features, self.rows * layer.out_features
-        yield _Stage(x, y + x + layer.weight.size + beside)
+        product = 0 if self.fused else layer.weight.size  # BLAS adds to the gradient where it stands
+        yield _Stage(x, y + x + product + beside)
 
     def activation(self, layer: Layer) -> Iterator[_Stage]:
         size = self.rows * self.width
@@ -214,9 +215,9 @@ class _Walk:
         kept = (5 if layer.rotary is None else 7) * size + self.rows * layer.num_heads
         if memory and not self.memory_counted:  # all blocks read one memory
             kept, self.memory_counted = kept + size, True
-        work = 5 * size + 3 * width * width
+        work = 5 * size
         if not self.fused:
-            work += 5 * self.batch * layer.num_heads * min(self.time, _WHOLE) ** 2
+            work += 3 * width * width + 5 * self.batch * layer.num_heads * min(self.time, _WHOLE) ** 2
         yield _Stage(kept, work + beside)
 
     # -- transformers ---------------------------------------------------------------------------------
