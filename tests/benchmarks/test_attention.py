@@ -55,8 +55,8 @@ def test_both_sides_compute_the_same(settings: dict[str, Any]) -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from /proc")
 def test_growth_is_what_a_step_needs_at_once() -> None:
     def step() -> None:
-        np.ones(64 * 2**20 // 8)
+        np.ones(160 * 2**20 // 8)  # too large for the heap, which may hold freed memory
 
     step()
     found = worker.growth_mib(step)
-    assert found is not None and 60 < found < 70
+    assert found is not None and 155 < found < 170
