@@ -1,6 +1,6 @@
 """Train every architecture for the same time at about the same number of parameters, and compare them.
 
-    python projects/language_models/compare.py [--seconds 60] [--only gpt2 lstm ...] [--output runs/comparison]
+    python projects/language_models/compare.py [--seconds 90] [--only gpt2 lstm ...] [--output runs/comparison]
 
 For each config in configs/, first a few seconds show how many steps fit into the time, so that the learning rate
 comes to its end when the time does; then train.py runs in a process of its own. Written are comparison.json,
@@ -44,7 +44,7 @@ console = Console()
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     parser = argparse.ArgumentParser(description="Train every architecture for the same time, and compare them.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training for each; default: 60")
+    parser.add_argument("--seconds", type=float, default=90.0, help="of training for each; default: 90")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=f"some of {', '.join(names)}")
     parser.add_argument("--output", default="runs/comparison", help="where its folder goes; default: runs/comparison")
     parser.add_argument("--name", help="of the folder; default: date and time")
