@@ -108,7 +108,7 @@ def table(results: dict[str, dict[str, Any]], seconds: float) -> Table:
     """One row an architecture, best first, and the n-grams below."""
     shown = Table(title=f"{seconds:g} s of training each", title_justify="left")
     shown.add_column("", no_wrap=True)
-    for column in ("bits/byte", "perplexity", "parameters", "tokens/s", "memory"):
+    for column in ("bits/byte", "perplexity", "parameters", "seconds", "tokens/s", "memory"):
         shown.add_column(column, justify="right", no_wrap=True)
     ordered = sorted(results.items(), key=lambda item: item[1]["validation"]["bits_per_byte"])
     for masked in (False, True):
@@ -121,6 +121,7 @@ def table(results: dict[str, dict[str, Any]], seconds: float) -> Table:
                 f"{name} (masked)" if masked else name,
                 *figures,
                 f"{r['parameters']:,}",
+                f"{r['training_seconds']:.1f}",
                 f"{r['tokens_per_second']:,.0f}",
                 memory,
             )
@@ -128,7 +129,7 @@ def table(results: dict[str, dict[str, Any]], seconds: float) -> Table:
     ngrams = next(iter(results.values()))["ngram_bits_per_byte"]
     for order, bits in ngrams.items():
         best = " (best)" if bits == min(ngrams.values()) else ""
-        shown.add_row(f"{order}-gram of characters{best}", f"{bits:.3f}", "", "", "", "")
+        shown.add_row(f"{order}-gram of characters{best}", f"{bits:.3f}", "", "", "", "", "")
     return shown
 
 
