@@ -81,6 +81,8 @@ def run(name: str, folder: Path, seconds: float, overrides: list[str]) -> dict[s
     console.rule(f"{name}: {steps:,} steps in {seconds:g} s")
     words = [f"training.max_steps={steps}", f"training.eval_every={max(1, steps // 10)}", "training.save_every=null"]
     words += [f"training.output_dir={folder}", *overrides]
+    if not any(word.startswith("training.eval_batches=") for word in overrides):
+        words.append("training.eval_batches=null")  # all of the text, so that the curve ends at the table's figure
     command = [sys.executable, str(HERE / "train.py"), "--config", str(file), "--name", name, *words]
     process = subprocess.Popen(command)
     peak = None
