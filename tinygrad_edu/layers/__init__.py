@@ -7,6 +7,7 @@ from .base import Layer, Parameter
 from .caches import KeyValueCache, MemoryCache
 from .checkpointing import checkpoint_backward, checkpoint_forward
 from .containers import LayerList, Residual, Sequential
+from .convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .dropout import Dropout
 from .embedding import Embedding
 from .encoder_decoder import Transformer, TransformerDecoder, TransformerDecoderBlock, TransformerEncoder
@@ -24,6 +25,10 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Dropout",
     "Embedding",
     "FeedForward",

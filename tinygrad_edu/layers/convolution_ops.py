@@ -12,11 +12,11 @@ channels. So the unfolded image, `kernel` times as large as the image, is never 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 from ..backend import Array, namespace, op
-
-Size = tuple[int, ...]  # a number for each axis of the image
+from .images import Size
 
 
 def convolved_size(size: Size, kernel: Size, stride: Size, padding: Size, dilation: Size) -> Size:
@@ -42,7 +42,7 @@ def _padded(x: Array, padding: Size) -> Array:
 
 def _grouped(x: Array, groups: int) -> Array:
     """(B, C, *size) -> (B, groups, C / groups, pixels): group g of the outputs sees group g of the inputs alone."""
-    return x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
+    return x.reshape(x.shape[0], groups, x.shape[1] // groups, math.prod(x.shape[2:]))
 
 
 @op
