@@ -58,7 +58,10 @@ def _inputs_unchanged(subject: LayerSubject, upstream: list[np.ndarray]) -> None
     arrays = [*arguments.values(), *(parameter.data for parameter in parameters.values())]
     before = _snapshot(arrays)
     outputs = to_list(subject.call(arguments))
-    _unchanged(names, arrays, before, "forward")
+    _unchanged(names, arrays, before, "forward")  # buffers may change there: that is what they are for
+    buffers = dict(subject.layer.named_buffers())
+    names, arrays = [*names, *buffers], [*arrays, *(buffer.data for buffer in buffers.values())]
+    before = _snapshot(arrays)
     kept = _snapshot(outputs)
     gradients = subject.place_upstream(upstream)
     given = _snapshot(gradients)
@@ -175,10 +178,13 @@ def _evaluation(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
         raise BrokenPromise("eval() did not reach every layer below")
     evaluating.rewind()
     arguments = evaluating.arguments(evaluating.values)
+    state = evaluating.layer.state_dict()
+    before = _snapshot(list(state.values()))
     with inference():
         first, second = (to_list(evaluating.call(arguments)) for _ in range(2))
     if not all(np.array_equal(on_host(a), on_host(b)) for a, b in zip(first, second, strict=True)):
         raise BrokenPromise("two forwards after eval() differ: noise belongs to training alone")
+    _unchanged(list(state), list(state.values()), before, "forward after eval()")
     if Examination(subject).joint_agrees() and not Examination(evaluating).joint_agrees():
         raise BrokenPromise("the gradient is right in training and wrong after eval()")
 
@@ -188,10 +194,10 @@ def _state(subject: LayerSubject, upstream: list[np.ndarray]) -> None:
     wanted = subject.forward(subject.values)
     state = {key: np.array(to_host(value)) for key, value in subject.layer.state_dict().items()}
     other = copy.deepcopy(subject.layer)
-    for parameter in other.parameters():
-        parameter.data[...] = parameter.data * 0 + 0.5
+    for _, held in other.named_state():
+        held.data[...] = 3  # an integer too may hold it
     other.load_state_dict(state)
-    for (key, mine), (_, theirs) in zip(subject.layer.named_parameters(), other.named_parameters(), strict=True):
+    for (key, mine), (_, theirs) in zip(subject.layer.named_state(), other.named_state(), strict=True):
         if not np.array_equal(on_host(mine.data), on_host(theirs.data)):
             raise BrokenPromise(f"{key} is another after state_dict() and load_state_dict()")
     twin = subject.like(subject.dtype)

@@ -3,7 +3,7 @@
 from .activation import GELU, ReLU, Sigmoid, SiLU, Softmax, Tanh, make_activation
 from .attention import MultiHeadAttention, keep_attention_weights
 from .attention_ops import attention_weights
-from .base import Layer, Parameter
+from .base import Buffer, Layer, Parameter
 from .caches import KeyValueCache, MemoryCache
 from .checkpointing import checkpoint_backward, checkpoint_forward
 from .containers import LayerList, Residual, Sequential
@@ -25,6 +25,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Buffer",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",

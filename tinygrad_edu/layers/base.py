@@ -1,4 +1,4 @@
-"""What every layer shares: parameters that register by assignment, and a stack of what forward saved.
+"""What every layer shares: arrays that register by assignment, and a stack of what forward saved.
 
 Nothing here records a graph. ``forward`` saves what its ``backward`` will need, ``backward`` takes it.
 """
@@ -22,86 +22,30 @@ from ..backend import (
     outlined,
     to_device,
     to_host,
-    zeros_like,
 )
 from ..errors import BackwardError, ConfigError, DtypeError, ShapeError, did_you_mean, format_shape
+from .parameter import Buffer, Parameter
 
 if TYPE_CHECKING:
     from ..optim.base import Optimizer
 
+__all__ = [
+    "Buffer",
+    "Layer",
+    "Parameter",
+    "check_last_axis",
+    "check_positive",
+    "check_probability",
+    "parameter",
+]
+
 _UNTAKEN_FORWARDS = 1000  # so many forwards without a backward are a leak, not a recurrence
-
-
-class Parameter:
-    """An array that is learned, and its gradient.
-
-    Attributes
-    ----------
-    data : the values
-    grad : the gradient accumulated so far, of the shape of `data`
-    decay : whether weight decay applies; by default to matrices, not to biases and norms
-    """
-
-    __slots__ = ("_grad", "data", "decay")
-
-    def __init__(self, data: Array, decay: bool | None = None):
-        self.data = data
-        self._grad: Array | None = None
-        self.decay = data.ndim >= 2 if decay is None else decay
-
-    @property
-    def grad(self) -> Array:
-        if self._grad is None:
-            self._grad = zeros_like(self.data)
-        return self._grad
-
-    @grad.setter
-    def grad(self, value: Array | None) -> None:
-        self._grad = value
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.data.shape)
-
-    @property
-    def dtype(self) -> Any:
-        return self.data.dtype
-
-    @property
-    def size(self) -> int:
-        return int(self.data.size)
-
-    def accumulate(self, gradient: Array) -> None:
-        """Add `gradient`: a parameter that is used twice has the sum of both gradients.
-
-        Raises
-        ------
-        ShapeError
-            If it has not the parameter's shape: a smaller one would be spread over it in silence.
-        """
-        if gradient.shape != self.data.shape:
-            found, extra = tuple(gradient.shape), gradient.ndim - self.data.ndim
-            hint = "; sum it over the leading axes first" if extra > 0 and found[extra:] == self.shape else ""
-            raise ShapeError(
-                f"accumulate: expected a gradient {format_shape(self.shape)}, the parameter's shape, "
-                f"got {format_shape(found)}{hint}"
-            )
-        grad = self.grad
-        grad += gradient
-
-    def zero_grad(self) -> None:
-        """Forget the gradient."""
-        if self._grad is not None:
-            self._grad.fill(0)
-
-    def __repr__(self) -> str:
-        return f"Parameter({format_shape(self.shape)}, {self.data.dtype})"
 
 
 class Layer:
     """A function with parameters that knows its own gradient.
 
-    A subclass assigns parameters and child layers in ``__init__`` and writes ``forward`` and ``backward``.
+    A subclass assigns parameters, buffers and child layers in ``__init__`` and writes ``forward`` and ``backward``.
     ``backward(dy)`` accumulates the gradient of each parameter and returns the gradient of each array that
     ``forward`` took, in order.
 
@@ -111,39 +55,44 @@ class Layer:
     """
 
     _parameters: dict[str, Parameter]
+    _buffers: dict[str, Buffer]
     _children: dict[str, Layer]
     _saved: list[tuple[Any, ...]]
     training: bool
 
     def __init__(self) -> None:
-        self.__dict__.update(_parameters={}, _children={}, _saved=[], training=True)
+        self.__dict__.update(_parameters={}, _buffers={}, _children={}, _saved=[], training=True)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Parameter | Layer):
+        if isinstance(value, Parameter | Buffer | Layer):
             if "_parameters" not in self.__dict__:
                 raise BackwardError(
                     f"call super().__init__() first in {type(self).__name__}.__init__, before assigning {name!r}"
                 )
-            self._parameters.pop(name, None)
-            self._children.pop(name, None)
+            self._unregister(name)
             if isinstance(value, Parameter):
                 self._parameters[name] = value
+            elif isinstance(value, Buffer):
+                self._buffers[name] = value
             else:
                 self._children[name] = value
         elif "_parameters" in self.__dict__:
-            if name in self._parameters and value is not None:
+            kind = "Parameter" if name in self._parameters else "Buffer" if name in self._buffers else None
+            if kind is not None and value is not None:
                 raise ConfigError(
-                    f"{type(self).__name__}.{name} is a parameter: give a Parameter, or change its values with "
+                    f"{type(self).__name__}.{name} is a {kind.lower()}: give a {kind}, or change its values with "
                     f"{name}.data[...] = ...; got {type(value).__name__}"
                 )
-            self._parameters.pop(name, None)
-            self._children.pop(name, None)
+            self._unregister(name)
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
-        self._parameters.pop(name, None)
-        self._children.pop(name, None)
+        self._unregister(name)
+
+    def _unregister(self, name: str) -> None:
+        for registered in (self._parameters, self._buffers, self._children):
+            registered.pop(name, None)
 
     # -- the contract ---------------------------------------------------------------------------------
 
@@ -211,18 +160,34 @@ class Layer:
         """This layer and all below it."""
         return (layer for _, layer in self.named_layers())
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Every parameter with its dotted name, in order of assignment; a shared one once, by its first name."""
+    def named_state(self) -> Iterator[tuple[str, Parameter | Buffer]]:
+        """Every parameter and buffer with its dotted name, in torch's order; a shared one once, by its first name.
+
+        Of each layer the parameters, in order of assignment, then the buffers, then the same of its children.
+        """
         seen: set[int] = set()
         for name, layer in self.named_layers():
-            for own, parameter in layer._parameters.items():
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield (f"{name}.{own}" if name else own), parameter
+            registered: dict[str, Parameter | Buffer] = {**layer._parameters, **layer._buffers}
+            for own, held in registered.items():
+                if id(held) not in seen:
+                    seen.add(id(held))
+                    yield (f"{name}.{own}" if name else own), held
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter with its dotted name, in order of assignment; a shared one once, by its first name."""
+        return ((name, held) for name, held in self.named_state() if isinstance(held, Parameter))
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Every buffer with its dotted name, in order of assignment; a shared one once, by its first name."""
+        return ((name, held) for name, held in self.named_state() if isinstance(held, Buffer))
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter, each once."""
         return (parameter for _, parameter in self.named_parameters())
+
+    def buffers(self) -> Iterator[Buffer]:
+        """Every buffer, each once."""
+        return (buffer for _, buffer in self.named_buffers())
 
     def num_parameters(self) -> int:
         """How many numbers are learned."""
@@ -240,13 +205,13 @@ class Layer:
     # -- modes, gradients, types and places ----------------------------------------------------------
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training (dropout on), here and below."""
+        """Switch to training (dropout on, statistics of the batch), here and below."""
         for layer in self.layers():
             layer.training = mode
         return self
 
     def eval(self) -> Self:
-        """Switch to evaluation (dropout off), here and below."""
+        """Switch to evaluation (dropout off, running statistics), here and below."""
         return self.train(False)
 
     @contextmanager
@@ -277,6 +242,8 @@ class Layer:
             else:
                 parameter.data = change(parameter.data)
             parameter.grad = None
+        for buffer in self.buffers():
+            buffer.data = change(buffer.data)
         self.clear_saved()
         for layer in self.layers():
             layer.__dict__.pop("flat", None)
@@ -285,21 +252,23 @@ class Layer:
         return self
 
     def astype(self, dtype: Any) -> Self:
-        """Cast all parameters to `dtype` (float32 or float64). Gradients are forgotten.
+        """Cast all parameters, and the buffers that hold floats, to `dtype` (float32 or float64).
+
+        Gradients are forgotten.
 
         Raises
         ------
         DtypeError
             For another type: integers hold no weights, and float16 neither Adam's averages nor its eps.
         """
-        for parameter in self.parameters():
-            name = parameter.data.reshape(-1)[:0].astype(dtype).dtype.name
+        for _, held in self.named_state():
+            name = held.data.reshape(-1)[:0].astype(dtype).dtype.name
             if name not in ("float32", "float64"):
                 raise DtypeError(f"{type(self).__name__}.astype: dtype must be float32 or float64, got {name}")
-        return self._convert(lambda data: data.astype(dtype))
+        return self._convert(lambda data: data.astype(dtype) if data.dtype.kind == "f" else data)
 
     def to(self, device: str) -> Self:
-        """Move all parameters to ``"cpu"`` or ``"cuda"``. Gradients are forgotten.
+        """Move all parameters and buffers to ``"cpu"`` or ``"cuda"``. Gradients are forgotten.
 
         Raises
         ------
@@ -310,7 +279,7 @@ class Layer:
         return self._convert(lambda data: to_device(data, device))
 
     def flatten(self) -> Self:
-        """Lay all parameters, and all gradients, in one flat buffer each; they become views of it."""
+        """Lay all parameters in one flat array, all gradients in another; they become views. Buffers stay apart."""
         from .flat import FlatParameters
 
         self._flatten_again = True
@@ -332,11 +301,11 @@ class Layer:
     # -- state ----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Array]:
-        """All parameters by name: the arrays themselves, not copies, named and laid out as torch.nn does."""
-        return {name: parameter.data for name, parameter in self.named_parameters()}
+        """All parameters and buffers by name: the arrays themselves, not copies, named and laid out as in torch.nn."""
+        return {name: held.data for name, held in self.named_state()}
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Copy values into the parameters, cast to their type. Nothing is changed unless all of it fits.
+        """Copy values into the parameters and buffers, cast to their type. Nothing is changed unless all of it fits.
 
         Parameters
         ----------
@@ -348,29 +317,31 @@ class Layer:
         ShapeError
             Listing *all* missing, unexpected and misshapen entries.
         DtypeError
-            If `state` is no dict, or an entry is no array of real numbers.
+            If `state` is no dict, or an entry is no array of real numbers, or one of fractions for an integer buffer.
         """
         if not isinstance(state, Mapping):
             raise DtypeError(f"load_state_dict: state must be a dict of arrays by name, got {type(state).__name__}")
-        own = dict(self.named_parameters())
+        own = dict(self.named_state())
         wrong = []
         state = {name: values if hasattr(values, "shape") else asarray(values) for name, values in state.items()}
         if strict:
             wrong += [f"missing: {name} {format_shape(own[name].shape)}" for name in own if name not in state]
             wrong += [f"unexpected: {name}{did_you_mean(name, own)}" for name in state if name not in own]
-        for name, parameter in own.items():
-            if name in state and tuple(state[name].shape) != parameter.shape:
+        for name, held in own.items():
+            if name in state and tuple(state[name].shape) != held.shape:
                 found = format_shape(tuple(state[name].shape))
-                wrong.append(f"misshapen: {name} expected {format_shape(parameter.shape)}, got {found}")
+                wrong.append(f"misshapen: {name} expected {format_shape(held.shape)}, got {found}")
         if wrong:
             raise ShapeError(f"the state does not fit {type(self).__name__}:\n  " + "\n  ".join(wrong))
         arrays = {name: to_host(state[name]) for name in own if name in state}
         for name, values in arrays.items():
             if values.dtype.kind in "cOSUmM":
                 raise DtypeError(f"load_state_dict: {name} must be an array of real numbers, got {values.dtype}")
+            if own[name].dtype.kind in "iu" and (values.astype(own[name].dtype) != values).any():
+                raise DtypeError(f"load_state_dict: {name} must be whole numbers ({own[name].dtype}), got {values}")
         for name, values in arrays.items():
-            parameter = own[name]
-            parameter.data[...] = to_device(values.astype(parameter.dtype), device_of(parameter.data))
+            held = own[name]
+            held.data[...] = to_device(values.astype(held.dtype), device_of(held.data))
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the parentheses."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..backend import inference, is_inference
+from ..backend import Array, inference, is_inference
 from ..errors import BackwardError
 from .base import Layer
 from .caches import KeyValueCache, MemoryCache
@@ -24,6 +24,7 @@ class _Checkpoint:
     kwargs: dict[str, Any]
     states: list[dict[str, Any]]  # of the random generators, so that dropout drops the same again
     modes: list[bool]  # whether each layer was training
+    buffers: list[Array]  # copies of their values, from before the forward changed them
 
 
 def checkpoint_forward(layer: Layer, *args: Any, **kwargs: Any) -> Any:
@@ -34,7 +35,8 @@ def checkpoint_forward(layer: Layer, *args: Any, **kwargs: Any) -> Any:
 
     Parameters
     ----------
-    layer : any layer whose forward depends on its arguments, its weights, its mode and its random generators alone
+    layer : any layer whose forward depends on its arguments, its weights and buffers, its mode and its random
+        generators alone
     args, kwargs : what its forward takes; the arrays among them are kept, so do not change them in place
 
     Raises
@@ -55,12 +57,7 @@ def checkpoint_forward(layer: Layer, *args: Any, **kwargs: Any) -> Any:
         return layer(*args, **kwargs)
     if any(isinstance(value, KeyValueCache | MemoryCache) for value in (*args, *kwargs.values())):
         raise BackwardError(f"{type(layer).__name__}: a key/value cache has no backward; use tg.inference()")
-    checkpoint = _Checkpoint(
-        args,
-        kwargs,
-        [generator.get_state() for generator in layer.generators()],
-        [child.training for child in layer.layers()],
-    )
+    checkpoint = _Checkpoint(args, kwargs, *_surroundings(layer))
     with inference():
         y = layer(*args, **kwargs)
     layer.save(checkpoint)
@@ -70,7 +67,8 @@ def checkpoint_forward(layer: Layer, *args: Any, **kwargs: Any) -> Any:
 def checkpoint_backward(layer: Layer, *dy: Any) -> Any:
     """Run the latest :func:`checkpoint_forward` of `layer` again, saving this time, and go back through it.
 
-    The random generators draw what they drew then, and go on afterwards from where they stand now.
+    The random generators draw what they drew then, and go on afterwards from where they stand now. So do the
+    buffers: running statistics have taken in the batch once, and stay as they are.
 
     Parameters
     ----------
@@ -92,19 +90,29 @@ def checkpoint_backward(layer: Layer, *dy: Any) -> Any:
             "(was backward called twice, or did forward run under tg.inference()?)"
         )
     kept: _Checkpoint = layer.saved()
-    generators, layers = list(layer.generators()), list(layer.layers())
-    states, modes = [generator.get_state() for generator in generators], [child.training for child in layers]
+    now = _Checkpoint((), {}, *_surroundings(layer))
     try:
-        _set(generators, kept.states, layers, kept.modes)
+        _set(layer, kept)
         layer(*kept.args, **kept.kwargs)
     finally:
-        _set(generators, states, layers, modes)
+        _set(layer, now)
     return layer.backward(*dy)
 
 
-def _set(generators: list[Any], states: list[dict[str, Any]], layers: list[Layer], modes: list[bool]) -> None:
-    """Put generators into `states` and layers into `modes`."""
-    for generator, state in zip(generators, states, strict=True):
+def _surroundings(layer: Layer) -> tuple[list[dict[str, Any]], list[bool], list[Array]]:
+    """What a forward depends on beside its arguments and weights: generators, modes and buffers, as they are now."""
+    return (
+        [generator.get_state() for generator in layer.generators()],
+        [child.training for child in layer.layers()],
+        [buffer.data.copy() for buffer in layer.buffers()],
+    )
+
+
+def _set(layer: Layer, at: _Checkpoint) -> None:
+    """Put the surroundings of `layer` where they were `at` a checkpoint."""
+    for generator, state in zip(layer.generators(), at.states, strict=True):
         generator.set_state(state)
-    for layer, mode in zip(layers, modes, strict=True):
-        layer.training = mode
+    for child, mode in zip(layer.layers(), at.modes, strict=True):
+        child.training = mode
+    for buffer, values in zip(layer.buffers(), at.buffers, strict=True):
+        buffer.data[...] = values

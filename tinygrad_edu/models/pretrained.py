@@ -88,9 +88,9 @@ def load_pretrained(
         model = kind(config)  # type: ignore[call-arg]
     else:
         _allocate(model)
-    parameters = dict(model.named_parameters())
+    state = dict(model.named_state())
     for entry in read:
-        _assign(parameters[entry.ours], entry, [arrays[name] for name in entry.theirs])
+        _assign(state[entry.ours], entry, [arrays[name] for name in entry.theirs])
     model.eval()
     return model
 
@@ -108,7 +108,7 @@ def save_pretrained(
         raise ConfigError(f"save_pretrained: tokenizer must have a method save(folder), got {type(tokenizer).__name__}")
     folder = check_destination(path, overwrite)
     exchange = EXCHANGES.get(model.model_type) or own_names(model)
-    ours = {name: to_host(parameter.data) for name, parameter in model.named_parameters()}
+    ours = {name: to_host(values) for name, values in model.state_dict().items()}
     document = {"architectures": [exchange.class_name], "model_type": model.model_type}
     document |= _settings(model, exchange)
     beside = None if tokenizer is None else tokenizer.save
@@ -256,10 +256,11 @@ def _mistakes(
     model: BaseLanguageModel, entries: list[Entry], read: list[Entry], arrays: Mapping[str, StoredArray]
 ) -> list[str]:
     """What is missing, misshapen or of a wrong type, a line each."""
-    parameters = dict(model.named_parameters())
-    wrong = [f"no row in the table of names: {name}" for name in set(parameters) - {entry.ours for entry in entries}]
+    state = dict(model.named_state())
+    wrong = [f"no row in the table of names: {name}" for name in set(state) - {entry.ours for entry in entries}]
     for entry in read:
-        shapes = entry.layout.shapes(parameters[entry.ours].shape, len(entry.theirs))
+        shapes = entry.layout.shapes(state[entry.ours].shape, len(entry.theirs))
+        kind = state[entry.ours].dtype.kind
         for name, shape in zip(entry.theirs, shapes, strict=True):
             if name not in arrays:
                 wrong.append(f"missing: {name} {format_shape(shape)}")
@@ -267,20 +268,19 @@ def _mistakes(
                 wrong.append(
                     f"misshapen: {name} expected {format_shape(shape)}, got {format_shape(arrays[name].shape)}"
                 )
-            elif arrays[name].dtype.kind != "f":
-                wrong.append(
-                    f"wrong type: {name} expected float16, bfloat16, float32 or float64, got {arrays[name].dtype}"
-                )
+            elif arrays[name].dtype.kind != kind:
+                expected = "float16, bfloat16, float32 or float64" if kind == "f" else str(state[entry.ours].dtype)
+                wrong.append(f"wrong type: {name} expected {expected}, got {arrays[name].dtype}")
     return wrong
 
 
 def _allocate(model: BaseLanguageModel) -> None:
-    """Give the parameters of an outline memory, on the device of its config."""
+    """Give the parameters and buffers of an outline memory, on the device of its config."""
     assert not is_outline(), "an outline takes memory outside of outline()"
     device = model.config.get_device()
     if device != "cpu":
-        for parameter in model.parameters():
-            parameter.data = to_device(np.empty(parameter.shape, parameter.dtype), device)
+        for _, held in model.named_state():
+            held.data = to_device(np.empty(held.shape, held.dtype), device)
     if "_flatten_again" in model.__dict__:
         model.flatten()
     elif device == "cpu":
@@ -288,6 +288,6 @@ def _allocate(model: BaseLanguageModel) -> None:
             parameter.data = np.empty(parameter.shape, parameter.dtype)
 
 
-def _assign(parameter: Any, entry: Entry, arrays: list[StoredArray]) -> None:
-    values = entry.layout.ours([array.read() for array in arrays]).astype(parameter.dtype, copy=False)
-    parameter.data[...] = to_device(values, device_of(parameter.data))
+def _assign(held: Any, entry: Entry, arrays: list[StoredArray]) -> None:
+    values = entry.layout.ours([array.read() for array in arrays]).astype(held.dtype, copy=False)
+    held.data[...] = to_device(values, device_of(held.data))

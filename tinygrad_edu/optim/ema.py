@@ -33,6 +33,9 @@ class ExponentialMovingAverage:
     predicts better. It begins as a copy of the weights. So that this beginning does not weigh on it for long,
     the decay rises to its value, as in TensorFlow: :math:`\beta_t = \min(\beta, (1+t)/(10+t))`.
 
+    Buffers, such as running statistics, are averages already and are not averaged again: with the averaged weights
+    go the buffers as the model has them, as in torch's ``AveragedModel`` by default.
+
     Parameters
     ----------
     model : any layer; its parameters are read at each :meth:`update`
@@ -139,7 +142,7 @@ class ExponentialMovingAverage:
             raise ConfigError("ExponentialMovingAverage.applied: the averages are applied already")
         self._follow()
         if model is not None and model is not self.model:
-            own = {name: values.copy() for name, values in model.state_dict().items()}
+            own = {name: values.copy() for name, values in model.state_dict().items()}  # its buffers too
             model.load_state_dict(self.state_dict()["arrays"])
             try:
                 yield
@@ -160,17 +163,23 @@ class ExponentialMovingAverage:
     # -- state ----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """``{"decay", "warmup", "updates", "arrays"}``; all plain data but ``arrays``, by parameter name."""
+        """``{"decay", "warmup", "updates", "arrays"}``; all plain data but ``arrays``.
+
+        ``arrays`` is a whole state of the model, ready for its ``load_state_dict``: the average of each parameter
+        and each buffer as it is.
+        """
         self._follow()
         return {
             "decay": self.decay,
             "warmup": self.warmup,
             "updates": self.updates,
-            "arrays": dict(self._by_name),
+            "arrays": self._by_name | {name: buffer.data for name, buffer in self.model.named_buffers()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave. The decay stays the one that this average was made with.
+
+        Buffers in it are left alone: they are the model's, and are loaded with the model.
 
         Raises
         ------
@@ -180,7 +189,8 @@ class ExponentialMovingAverage:
         self._follow()
         own = self._by_name
         absent = [f"missing: {key}" for key in ("updates", "arrays") if key not in state]
-        arrays = state.get("arrays", {})
+        buffers = dict(self.model.named_buffers())
+        arrays = {name: values for name, values in state.get("arrays", {}).items() if name not in buffers}
         wrong = absent or [f"missing: {name}" for name in own if name not in arrays]
         wrong += [f"unexpected: {name}" for name in arrays if name not in own]
         for name, values in arrays.items():

@@ -18,12 +18,12 @@ class _FoundError(Exception):
 def locate_nonfinite(model: Layer, trainable: Trainable, batches: Iterable[Batch]) -> str:
     """Say where the first number that is not finite arises: in words, naming a layer or a parameter.
 
-    Looks at the weights, then at what each layer puts out on these batches (without dropout, which may hide
-    it), then at the gradients. Ends with the model as it was, but for its gradients, which are forgotten.
+    Looks at the weights and running statistics, then at what each layer puts out on these batches (without dropout,
+    which may hide it), then at the gradients. Ends with the model as it was, but for its gradients: they are forgotten.
     """
-    for name, parameter in model.named_parameters():
-        if not _finite(parameter.data):
-            return f"parameter {name!r} holds NaN or infinity"
+    for name, held in model.named_state():
+        if not _finite(held.data):
+            return f"{type(held).__name__.lower()} {name!r} holds NaN or infinity"
     name_of_gradient = first_nonfinite(model)  # before the model runs again
     layer = first_nonfinite_output(model, trainable, batches)
     if layer is not None:

@@ -260,12 +260,15 @@ class Trainer:
         learning_rate = self.schedule(state.step)
         model.train()
         model.zero_grad()
+        buffers = [(buffer, buffer.data.copy()) for buffer in model.buffers()]
         loss = self._forward_backward(group)
         for callback in self.callbacks:
             callback.on_gradients(state.step + 1)
         norm = clip_grad_norm_(model, math.inf if clip is None else clip, error_if_nonfinite=False)
         state.step += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            for buffer, values in buffers:  # one NaN would stay in a running mean for good
+                buffer.data[...] = values
             self._skip_or_stop(loss, norm, group)
             return
         self.optimizer.step(learning_rate)

@@ -131,5 +131,5 @@ class Exchange:
 
 def own_names(model: Any) -> Exchange:
     """The exchange of an architecture that no other library has: our names, as they are."""
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_state()]
     return Exchange(type(model).__name__, lambda config: [Entry(name, (name,)) for name in names])
