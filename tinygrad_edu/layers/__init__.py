@@ -15,16 +15,22 @@ from .flat import FlatParameters
 from .linear import Linear
 from .masks import create_causal_mask, create_combined_mask, create_padding_mask
 from .norm import LayerNorm, RMSNorm
+from .pooling import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from .position import LearnedPositions, RotaryPositions, SinusoidalPositions
 from .recurrent import GRU, LSTM, RNN
 from .recurrent_cells import GRUCell, LSTMCell, RNNCell
 from .transformer import FeedForward, TransformerBlock, TransformerStack
+from .upsample import Upsample
 
 __all__ = [
     "GELU",
     "GRU",
     "LSTM",
     "RNN",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
     "Buffer",
     "Conv1d",
     "Conv2d",
@@ -42,6 +48,8 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "Linear",
+    "MaxPool1d",
+    "MaxPool2d",
     "MemoryCache",
     "MultiHeadAttention",
     "Parameter",
@@ -62,6 +70,7 @@ __all__ = [
     "TransformerDecoderBlock",
     "TransformerEncoder",
     "TransformerStack",
+    "Upsample",
     "attention_weights",
     "checkpoint_backward",
     "checkpoint_forward",

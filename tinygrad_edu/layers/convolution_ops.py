@@ -27,7 +27,7 @@ def convolved_size(size: Size, kernel: Size, stride: Size, padding: Size, dilati
     )
 
 
-def _taps(kernel: Size, stride: Size, dilation: Size, output: Size) -> Iterator[tuple[Size, tuple[slice, ...]]]:
+def taps(kernel: Size, stride: Size, dilation: Size, output: Size) -> Iterator[tuple[Size, tuple[slice, ...]]]:
     """Each position in the kernel, and which pixels of the padded image it is multiplied with, one an output."""
     for tap in itertools.product(*(range(k) for k in kernel)):
         seen = (
@@ -73,7 +73,7 @@ def convolution(
     padded = _padded(x, padding)
     y = xp.zeros((len(x), len(weight), *output), dtype=x.dtype)
     by_group = _grouped(y, groups)  # a view: (B, groups, O / groups, pixels)
-    for tap, seen in _taps(kernel, stride, dilation, output):
+    for tap, seen in taps(kernel, stride, dilation, output):
         mix = weight[(..., *tap)].reshape(groups, -1, weight.shape[1])  # (groups, O / groups, C / groups)
         by_group += mix @ _grouped(padded[seen], groups)
     if bias is not None:
@@ -109,7 +109,7 @@ def convolution_input_gradient(
     channels = weight.shape[1] * groups
     padded = xp.zeros((len(dy), channels, *(n + 2 * p for n, p in zip(size, padding, strict=True))), dtype=dy.dtype)
     by_group = _grouped(dy, groups)
-    for tap, seen in _taps(weight.shape[2:], stride, dilation, dy.shape[2:]):
+    for tap, seen in taps(weight.shape[2:], stride, dilation, dy.shape[2:]):
         mix = weight[(..., *tap)].reshape(groups, -1, weight.shape[1])  # (groups, O / groups, C / groups)
         padded[seen] += (mix.swapaxes(-1, -2) @ by_group).reshape(len(dy), channels, *dy.shape[2:])
     return padded[(..., *(slice(p, p + n) for n, p in zip(size, padding, strict=True)))]
@@ -139,7 +139,7 @@ def convolution_weight_gradient(
     padded = _padded(x, padding)
     by_group = _grouped(dy, groups)
     dweight = xp.empty((dy.shape[1], x.shape[1] // groups, *kernel), dtype=dy.dtype)
-    for tap, seen in _taps(kernel, stride, dilation, dy.shape[2:]):
+    for tap, seen in taps(kernel, stride, dilation, dy.shape[2:]):
         product = by_group @ _grouped(padded[seen], groups).swapaxes(-1, -2)  # (B, groups, O / groups, C / groups)
         dweight[(..., *tap)] = product.sum(axis=0).reshape(dweight.shape[:2])
     return dweight
