@@ -76,7 +76,7 @@ def sinusoidal_table(max_len: int, dim: int) -> Array:
     return table
 
 
-class _Tables:
+class Tables:
     """Constant tables, computed once on the host and kept in each type and on each device that asked."""
 
     def __init__(self, compute: Callable[[], tuple[Array, ...]]):
@@ -97,7 +97,7 @@ class SinusoidalPositions(Layer):
         super().__init__()
         check_positive("SinusoidalPositions", max_len=max_len, dim=dim)
         self.max_len, self.dim = max_len, dim
-        self._tables = _Tables(self._compute)
+        self._tables = Tables(self._compute)
 
     def _compute(self) -> tuple[Array]:
         return (sinusoidal_table(self.max_len, self.dim),)
@@ -161,7 +161,7 @@ class RotaryPositions(Layer):
         if not base > 1:
             raise ConfigError(f"RotaryPositions: base must be > 1, got {base!r}")
         self.max_len, self.dim, self.base = max_len, dim, base
-        self._tables = _Tables(self._compute)
+        self._tables = Tables(self._compute)
 
     def _compute(self) -> tuple[Array, Array]:
         angles = _angles(self.max_len, self.dim, self.base)
