@@ -243,8 +243,8 @@ class ResidualOnePath(layers.Residual):
 
 class CrossEntropyForgetsIgnored(losses.CrossEntropyLoss):
     def backward(self, dloss: Any = 1.0) -> Any:
-        shape, logits, targets, lse, weight, divisor = self.saved()
-        self.save(shape, logits, np.where(targets == self.ignore_index, 0, targets), lse, weight, divisor)
+        *kept, targets, lse, weight, divisor = self.saved()
+        self.save(*kept, np.where(targets == self.ignore_index, 0, targets), lse, weight, divisor)
         return super().backward(dloss)
 
 

@@ -32,7 +32,7 @@ def public_layers() -> set[str]:
     return found | {
         name
         for name, value in vars(losses).items()
-        if inspect.isclass(value) and issubclass(value, Base) and value.__module__ == losses.__name__
+        if inspect.isclass(value) and issubclass(value, Base) and value.__module__.startswith(losses.__name__)
     }
 
 

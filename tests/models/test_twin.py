@@ -135,7 +135,7 @@ def test_forward_backward_is_forward_then_backward(
     """The chunked head and loss, in three chunks of which the last is short, against whole logits."""
     dtype, _, reference = mode.partition("-")
     itemsize = np.dtype(dtype).itemsize
-    monkeypatch.setattr(losses, "_CHUNK_BYTES", 64 * 23 * itemsize)
+    monkeypatch.setattr(losses.head, "_CHUNK_BYTES", 64 * 23 * itemsize)
     kernels = pytest.importorskip("tinygrad_edu.kernels.cpu.losses")  # has no chunks of its own without Numba
     monkeypatch.setattr(kernels, "_CHUNK_BYTES", 64 * 23 * itemsize)
     model = build(tied_head=tied, dtype=dtype)

@@ -16,6 +16,7 @@ from ..layers.base import Layer
 from . import twins
 from .case import CLASSES, DIM, HEADS, Case, Draw, Inputs, Library
 from .encoder_decoder_cases import ENCODER_DECODER
+from .map_loss_cases import MAP_LOSSES
 from .recurrent_cases import RECURRENT
 
 __all__ = ["CASES", "DIM", "Case"]
@@ -235,4 +236,5 @@ CASES: list[Case] = [
     *ENCODER_DECODER,
     *RECURRENT,
     *map(_with_loss, _LOSSES),
+    *MAP_LOSSES,
 ]

@@ -11,6 +11,7 @@ from . import op as check_op
 from . import recurrent_cases, twins
 from .case import CLASSES, DIM, HEADS, Draw, Inputs, Library
 from .cases import _WEIGHTS
+from .map_loss_cases import map_loss_ops
 from .report import Report
 from .subject import OpSubject
 
@@ -322,6 +323,7 @@ OP_CASES: list[OpCase] = [
     _head_case("losses that come with the gradient", _head, _head_losses_of_grad),
     OpCase("squared_error", "squared_error_backward", lambda r, B, T: (r.normal(B, T, DIM), r.normal(B, T, DIM)),
            wrt=("prediction",), torch=lambda: lambda p, t: (p - t) ** 2),
+    *map_loss_ops(OpCase),
 ]  # fmt: skip
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from ..backend import asarray, device_of, namespace, use
+from ..backend import asarray, device_of, use
 from ..errors import ConfigError, DataError
 from ..layers.base import Layer
-from ..losses import CrossEntropyLoss, MeanSquaredError
 
 
 @dataclass(frozen=True)
@@ -138,25 +137,17 @@ class LayerWithLoss:
 def mean_over(loss: Layer, targets: Any) -> float:
     """What ``loss(prediction, targets)`` is the mean over, so that means of batches can be put together.
 
-    Of cross-entropy the targets that count, or the sum of their weights; of the mean squared error the
-    elements, or the sum of their weights; of any other mean the examples, its first axis. A sum has 1.
+    What the loss itself says, if it has a method ``mean_over(targets)``: of cross-entropy the targets that count, of
+    the mean squared error the elements, each or the sum of their weights. Of any other mean the examples, the first
+    axis. A sum has 1.
 
     A loss in which examples meet (contrastive ones) is no mean over them: of such, accumulated batches are as
     good as their mean, but not equal to one large batch.
     """
     if getattr(loss, "reduction", "mean") == "sum":
         return 1.0
-    xp = namespace(targets)
-    if isinstance(loss, CrossEntropyLoss):
-        counted = targets != loss.ignore_index
-        if loss.weight is None:
-            return float(counted.sum())
-        return float((loss.weight[xp.where(counted, targets, 0)] * counted).sum())
-    if isinstance(loss, MeanSquaredError):
-        if loss.weight is None:
-            return float(targets.size)
-        return float(xp.broadcast_to(loss.weight, targets.shape).sum())
-    return float(len(targets))
+    own = getattr(loss, "mean_over", None)
+    return float(len(targets)) if own is None else float(own(targets))
 
 
 def as_trainable(model: Any, loss: Layer | None = None) -> Trainable:
