@@ -8,7 +8,8 @@ import numpy as np
 from numba import get_num_threads, prange, types
 
 from .common import compiled, expect, parallel_for
-from .recurrent_product import COLUMNS, pack, padded, product, transposed_product
+from .recurrent_product import pack, padded, product, transposed_product
+from .tiles import COLUMNS
 
 # Types of the compiled loops. What comes from outside may be read-only.
 READ = types.Array(types.float32, 3, "C", readonly=True)  # (T, B, width), or (B, T, width)

@@ -1,9 +1,7 @@
 """Products of few rows with a matrix that is used many times, as a recurrence has them: one at every step.
 
 BLAS lays its right-hand matrix out anew at each call, which for 16 rows costs as much as the product. Here that is done
-once (:func:`pack`), and what runs at each step is the innermost loop alone: a tile of 8 rows and 32 columns of the
-result stays in registers while the sum runs. Numba finds no such tile by itself, so its loop is written in LLVM's own
-vector types; LLVM splits them where a machine has narrower ones.
+once (:func:`pack`), and what runs at each step is the innermost loop alone, the tiles of :mod:`.tiles`.
 """
 
 from __future__ import annotations
@@ -11,118 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from ...machine import cpu_info
 from .common import compiled, parallel_for
+from .tiles import COLUMNS, ROWS, down
 
-# A tile's results, one row of the right-hand matrix, and a number of the left one must fit in the registers:
-# 32 of 16 numbers with AVX-512; else 16 of 8 numbers, as AVX2 has them.
-_WIDE = cpu_info().has_avx512
-ROWS, COLUMNS, LANES = (8, 32, 16) if _WIDE else (4, 16, 8)
 _BLOCK = 64  # rows that stay in the cache while the panels pass by
 _SUM = 256  # products that are summed in registers before they are added to the result
-
-_FLOAT, _INT = ir.FloatType(), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-
-
-def _constant(value: int) -> Any:
-    return ir.Constant(_INT, value)
-
-
-def _spread(builder: Any, value: Any) -> Any:
-    """A vector with `value` in each lane."""
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    first = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-
-
-def _tile_of(rows: int) -> Any:
-    """``tile(a, a_row, a_step, b, b_step, c, c_row, count, add)`` for so many rows, to be called in compiled loops.
-
-    ``c[r, j] (+)= sum_k a[r, k] b[k, j]`` for `rows` rows r and COLUMNS columns j. `a`, `b` and `c` are addresses; the
-    others are distances in bytes: from row to row of a and of c, and from one k to the next in a and in b.
-    `count`, at least 1, is the number of ks; `add` is 0 to overwrite c, 1 to add to it.
-    """
-    vectors = COLUMNS // LANES
-    places = [(r, v) for r in range(rows) for v in range(vectors)]
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a, a_row, a_step, b, b_step, c, c_row, count, add = arguments
-        multiply_add = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
-        )
-
-        def vector_at(address: Any) -> Any:
-            return builder.inttoptr(address, _VECTOR.as_pointer())
-
-        def result_at(r: int, v: int) -> Any:
-            offset = builder.add(builder.mul(c_row, _constant(r)), _constant(4 * LANES * v))
-            return vector_at(builder.add(c, offset))
-
-        entry = builder.block
-        load, loop, done = (builder.append_basic_block(f"tile.{name}") for name in ("load", "loop", "done"))
-        builder.cbranch(builder.icmp_signed("!=", add, _constant(0)), load, loop)
-        builder.position_at_end(load)
-        loaded = {place: builder.load(result_at(*place), align=4) for place in places}
-        builder.branch(loop)
-
-        builder.position_at_end(loop)
-        k = builder.phi(_INT)
-        k.add_incoming(_constant(0), entry)
-        k.add_incoming(_constant(0), load)
-        sums = {place: builder.phi(_VECTOR) for place in places}
-        for place, total in sums.items():
-            total.add_incoming(ir.Constant(_VECTOR, [ir.Constant(_FLOAT, 0.0)] * LANES), entry)
-            total.add_incoming(loaded[place], load)
-        left, right = builder.add(a, builder.mul(k, a_step)), builder.add(b, builder.mul(k, b_step))
-        columns = [
-            builder.load(vector_at(builder.add(right, _constant(4 * LANES * v))), align=4) for v in range(vectors)
-        ]
-        new = {}
-        for r in range(rows):
-            address = builder.add(left, builder.mul(a_row, _constant(r)))
-            factor = _spread(builder, builder.load(builder.inttoptr(address, _FLOAT.as_pointer()), align=4))
-            for v in range(vectors):
-                new[r, v] = builder.call(multiply_add, [factor, columns[v], sums[r, v]])
-        following = builder.add(k, _constant(1))
-        k.add_incoming(following, loop)
-        for place, total in sums.items():
-            total.add_incoming(new[place], loop)
-        builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-
-        builder.position_at_end(done)
-        for place in places:
-            builder.store(new[place], result_at(*place), align=4)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def tile(typing, a, a_row, a_step, b, b_step, c, c_row, count, add):  # type: ignore[no-untyped-def]
-        return types.void(*[types.intp] * 9), generate
-
-    return tile
-
-
-_tile, _tile_of_4, _tile_of_1 = _tile_of(ROWS), _tile_of(4), _tile_of(1)
-
-
-@compiled
-def _down(rows, a, a_row, a_step, b, b_step, c, c_row, count, add):  # type: ignore[no-untyped-def]
-    """One panel of columns for any number of rows."""
-    r = 0
-    while rows - r >= ROWS:
-        _tile(a + r * a_row, a_row, a_step, b, b_step, c + r * c_row, c_row, count, add)
-        r += ROWS
-    while rows - r >= 4:
-        _tile_of_4(a + r * a_row, a_row, a_step, b, b_step, c + r * c_row, c_row, count, add)
-        r += 4
-    while r < rows:
-        _tile_of_1(a + r * a_row, a_row, a_step, b, b_step, c + r * c_row, c_row, count, add)
-        r += 1
 
 
 @compiled
@@ -133,7 +26,7 @@ def rows_times(a, a_row, rows, packed, c, c_row, add):  # type: ignore[no-untype
     """
     for panel in range(packed.shape[0]):
         b = packed.ctypes.data + panel * packed.strides[0]
-        _down(rows, a, a_row, 4, b, 4 * COLUMNS, c + 4 * COLUMNS * panel, c_row, packed.shape[1], add)
+        down(rows, a, a_row, 4, b, 4 * COLUMNS, c + 4 * COLUMNS * panel, c_row, packed.shape[1], add)
 
 
 _MATRIX, _PACKED = types.float32[:, ::1], types.float32[:, :, ::1]
@@ -211,11 +104,11 @@ def _transposed_product(a, b, rest, whole, c, parts):  # type: ignore[no-untyped
                 right = b.ctypes.data + first * b.strides[0]
                 for panel in range(whole):
                     at = 4 * COLUMNS * panel
-                    _down(rows, left, 4, a.strides[0], right + at, b.strides[0], target + at, c_row, length, add)
+                    down(rows, left, 4, a.strides[0], right + at, b.strides[0], target + at, c_row, length, add)
                 if rest.shape[0]:
                     at = 4 * COLUMNS * whole
                     right = rest.ctypes.data + first * rest.strides[1]
-                    _down(rows, left, 4, a.strides[0], right, rest.strides[1], target + at, c_row, length, add)
+                    down(rows, left, 4, a.strides[0], right, rest.strides[1], target + at, c_row, length, add)
 
 
 def transposed_product(a: Any, b: Any, parts: int) -> Any:
