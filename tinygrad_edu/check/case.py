@@ -50,6 +50,19 @@ class Draw:
         x = self._rng.standard_normal(shape)
         return asarray(scale * (x + np.copysign(0.05, x)))
 
+    def image(self, *shape: int, channels_last: bool = False) -> Array:
+        """Images (B, C, *size) of normal numbers; `channels_last`, the channels of a pixel lie together in memory."""
+        if not channels_last:
+            return self.normal(*shape)
+        batch, channels, *size = shape
+        x = self.normal(batch, *size, channels)
+        return x.transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
+
+    def distinct(self, *shape: int) -> Array:
+        """Numbers from -2 to 2 in random order, no two near each other: the largest of some stays the largest."""
+        count = int(np.prod(shape))
+        return asarray(self._rng.permutation(np.linspace(-2, 2, count)).reshape(shape))
+
     def ids(self, high: int, *shape: int) -> Array:
         """Integers in [0, high); with enough of them some occur twice."""
         return asarray(self._rng.integers(0, high, shape))

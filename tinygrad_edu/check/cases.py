@@ -16,6 +16,7 @@ from ..layers.base import Layer
 from . import twins
 from .case import CLASSES, DIM, HEADS, Case, Draw, Inputs, Library
 from .encoder_decoder_cases import ENCODER_DECODER
+from .image_cases import IMAGES
 from .map_loss_cases import MAP_LOSSES
 from .recurrent_cases import RECURRENT
 
@@ -237,4 +238,5 @@ CASES: list[Case] = [
     *RECURRENT,
     *map(_with_loss, _LOSSES),
     *MAP_LOSSES,
+    *IMAGES,
 ]
