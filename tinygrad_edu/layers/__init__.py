@@ -5,6 +5,7 @@ from .attention import MultiHeadAttention, keep_attention_weights
 from .attention_ops import attention_weights
 from .base import Buffer, Layer, Parameter
 from .caches import KeyValueCache, MemoryCache
+from .channel_norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d
 from .checkpointing import checkpoint_backward, checkpoint_forward
 from .containers import LayerList, Residual, Sequential
 from .convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
@@ -31,6 +32,8 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AvgPool1d",
     "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Buffer",
     "Conv1d",
     "Conv2d",
@@ -41,6 +44,9 @@ __all__ = [
     "FeedForward",
     "FlatParameters",
     "GRUCell",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
     "KeyValueCache",
     "LSTMCell",
     "Layer",

@@ -12,7 +12,7 @@ from .base import Layer
 
 Size = tuple[int, ...]  # a number for each axis of the image
 
-AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+AXES: dict[int, tuple[str, ...]] = {0: (), 1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
 def per_axis(layer: str, name: str, value: Any, axes: int, least: int = 1) -> Size:
