@@ -15,6 +15,7 @@ from ..backend import asarray
 from ..layers.base import Layer
 from . import twins
 from .case import CLASSES, DIM, HEADS, Case, Draw, Inputs, Library
+from .channel_norm_cases import CHANNEL_NORMS
 from .encoder_decoder_cases import ENCODER_DECODER
 from .image_cases import IMAGES
 from .map_loss_cases import MAP_LOSSES
@@ -239,4 +240,5 @@ CASES: list[Case] = [
     *map(_with_loss, _LOSSES),
     *MAP_LOSSES,
     *IMAGES,
+    *CHANNEL_NORMS,
 ]

@@ -9,6 +9,7 @@ from ..backend import asarray
 from . import recurrent_cases, twins
 from .case import CLASSES, DIM, HEADS, Draw, Inputs, Library
 from .cases import _WEIGHTS
+from .channel_norm_cases import CHANNEL_NORM_OPS
 from .image_op_cases import IMAGE_OPS
 from .map_loss_cases import map_loss_ops
 from .op_case import Function, OpCase
@@ -249,6 +250,7 @@ OP_CASES: list[OpCase] = [
            wrt=("prediction",), torch=lambda: lambda p, t: (p - t) ** 2),
     *map_loss_ops(OpCase),
     *IMAGE_OPS,
+    *CHANNEL_NORM_OPS,
 ]  # fmt: skip
 
 
