@@ -20,6 +20,7 @@ from .encoder_decoder_cases import ENCODER_DECODER
 from .image_cases import IMAGES
 from .map_loss_cases import MAP_LOSSES
 from .recurrent_cases import RECURRENT
+from .vision_cases import VISION
 
 __all__ = ["CASES", "DIM", "Case"]
 
@@ -241,4 +242,5 @@ CASES: list[Case] = [
     *MAP_LOSSES,
     *IMAGES,
     *CHANNEL_NORMS,
+    *VISION,
 ]

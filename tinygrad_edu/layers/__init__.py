@@ -20,6 +20,9 @@ from .pooling import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d,
 from .position import LearnedPositions, RotaryPositions, SinusoidalPositions
 from .recurrent import GRU, LSTM, RNN
 from .recurrent_cells import GRUCell, LSTMCell, RNNCell
+from .skip import SkipConnection
+from .spatial_attention import SpatialCrossAttention, SpatialSelfAttention
+from .timestep import TimestepEmbedding
 from .transformer import FeedForward, TransformerBlock, TransformerStack
 from .upsample import Upsample
 
@@ -68,8 +71,12 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SinusoidalPositions",
+    "SkipConnection",
     "Softmax",
+    "SpatialCrossAttention",
+    "SpatialSelfAttention",
     "Tanh",
+    "TimestepEmbedding",
     "Transformer",
     "TransformerBlock",
     "TransformerDecoder",

@@ -94,8 +94,8 @@ class TimestepEmbedding(Layer):
             raise ConfigError(f"TimestepEmbedding: max_period must be > 0, got {max_period!r}")
         if dim < 2 or not downscale_freq_shift < dim // 2:
             raise ConfigError(
-                f"TimestepEmbedding: dim must be at least 2, and dim // 2 larger than downscale_freq_shift, got dim {dim} "
-                f"and downscale_freq_shift {downscale_freq_shift!r}"
+                "TimestepEmbedding: dim // 2 must be at least 1 and larger than downscale_freq_shift, "
+                f"got dim {dim} and downscale_freq_shift {downscale_freq_shift!r}"
             )
         generator = generator or default_generator()
         self.dim, self.embed_dim, self.num_steps = dim, embed_dim, num_steps
