@@ -126,12 +126,12 @@ def _linear_cross_entropy_grad(s: Shapes) -> Arguments:
 
 def _adam_update(s: Shapes) -> Arguments:
     n = s.parameters()
-    return s.normal(n), s.normal(n), s.normal(n), s.normal(n) ** 2, 3, 1e-3, 0.9, 0.999, 1e-8, 1e-2, True
+    return s.normal(n), s.normal(n), s.normal(n), s.normal(n) ** 2, 3, 1e-3, 0.9, 0.999, 1e-8, 1e-2, True, 0.5
 
 
 def _sgd_update(s: Shapes) -> Arguments:
     n = s.parameters()
-    return s.normal(n), s.normal(n), s.normal(n), 1e-3, 0.9, False, 1e-2
+    return s.normal(n), s.normal(n), s.normal(n), 1e-3, 0.9, False, 1e-2, 0.5
 
 
 def _ema_update(s: Shapes) -> Arguments:

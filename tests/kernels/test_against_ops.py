@@ -252,7 +252,17 @@ def _adam(d: Draw) -> tuple[Any, ...]:
         1e-8,
         d.choice(0.0, 0.1),
         d.choice(True, False),
+        d.choice(1.0, 0.3),
     )
+
+
+def _sgd(d: Draw) -> tuple[Any, ...]:
+    n = d.rows()
+    data, grad, velocity = (d.normal(n, layout="plain") for _ in range(3))
+    decay, scale = d.choice(0.0, 0.1), d.choice(1.0, 0.3)
+    if d.choice(True, False):
+        return data, grad, None, 1e-2, 0.0, False, decay, scale
+    return data, grad, velocity, 1e-2, 0.9, d.choice(True, False), decay, scale
 
 
 def _average(d: Draw) -> tuple[Any, ...]:
@@ -322,6 +332,7 @@ ARGUMENTS: dict[str, Entry] = {
     "dropout": Entry(_dropout),
     "random_uniform": Entry(lambda d: (d.normal(*d.shape()), d.choice(0, 7, 2**63 - 1), d.choice(None, (3, 5), ()))),
     "adam_update": Entry(_adam, changed=(0, 2, 3)),
+    "sgd_update": Entry(_sgd, changed=(0, 2)),
     "ema_update": Entry(_average, changed=(0,)),
     "squared_sum": Entry(_one),
 }  # fmt: skip

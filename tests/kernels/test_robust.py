@@ -24,6 +24,7 @@ from tinygrad_edu.losses import (
     linear_cross_entropy_grad,
 )
 from tinygrad_edu.optim.adam import adam_update
+from tinygrad_edu.optim.sgd import sgd_update
 
 pytest.importorskip("numba")
 from tinygrad_edu.kernels.cpu import blas, common
@@ -89,8 +90,12 @@ MISFITS: dict[str, tuple[Callable[[], Any], str]] = {
         r"embedding_backward: dy must be \(4, 6\), got \(2, 6\)",
     ),
     "adam_update": (
-        lambda: adam_update(f(9), f(3), f(9), f(9), 1, 0.1, 0.9, 0.999, 1e-8, 0.0, True),
+        lambda: adam_update(f(9), f(3), f(9), f(9), 1, 0.1, 0.9, 0.999, 1e-8, 0.0, True, 1.0),
         r"adam_update: grad must be \(9,\), got \(3,\)",
+    ),
+    "sgd_update": (
+        lambda: sgd_update(f(9), f(9), f(3), 0.1, 0.9, False, 0.0, 1.0),
+        r"sgd_update: velocity must be \(9,\), got \(3,\)",
     ),
 }
 

@@ -396,6 +396,17 @@ def test_the_process_does_not_grow_over_a_thousand_steps() -> None:
     assert grown < 2 * 2**20, f"the peak grew by {grown} bytes over 1,000 steps"
 
 
+def test_a_step_leaves_the_gradients_of_its_backward_pass() -> None:
+    """Clipping is a factor in the update; whoever looks at a gradient afterwards sees it unclipped."""
+    model, other = build(), build()
+    model.clip_norm = 1e-3
+    norm = model.train_step(draw_ids(), draw_ids())["grad_norm"]
+    assert norm > 1
+    other.forward_backward(draw_ids(), draw_ids())
+    for name, gradient in gradients(other).items():
+        np.testing.assert_array_equal(gradients(model)[name], gradient, err_msg=name)
+
+
 def test_a_step_leaves_nothing_saved() -> None:
     model = build(dropout=0.2)
     model.train_step(draw_ids())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 import tinygrad_edu as tg
-from tinygrad_edu.optim import SGD, Adam, AdamW, Optimizer
+from tinygrad_edu.errors import ConfigError
+from tinygrad_edu.optim import SGD, Adam, AdamW, Optimizer, clip_factor, clip_grad_norm_, grad_norm
 
 torch = pytest.importorskip("torch")
 
@@ -60,6 +62,48 @@ def test_steps_are_those_of_torch(
     for parameter_name, value in before.items():  # so that "equal" cannot mean "nothing happened"
         assert np.abs(pair.named[parameter_name].data - value).max() > 1e-3, parameter_name
     assert optimizer.lr == pytest.approx(settings["lr"])
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["flat", "apart"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "ours", "theirs", "settings"), OPTIMIZERS, ids=IDS)
+def test_a_scaled_step_is_that_of_scaled_gradients(
+    make_pair: Callable[..., Any],
+    name: str,
+    ours: Callable[..., Optimizer],
+    theirs: Callable[..., Any],
+    settings: dict[str, Any],
+    dtype: str,
+    flat: bool,
+) -> None:
+    """The factor of clipping in the update, and clipped gradients: the same weights, but only one changes gradients."""
+    folded, clipped = make_pair(dtype, flat), make_pair(dtype, flat)
+    first = ours(folded.model, weight_decay=DECAY, **settings)
+    second = ours(clipped.model, weight_decay=DECAY, **settings)
+    for step in range(STEPS):
+        scale = 10.0 ** (step % 3 - 1)  # norms of about 0.9, 9 and 90
+        folded.draw(scale=scale)
+        clipped.draw(scale=scale)
+        drawn = {n: p.grad.copy() for n, p in folded.named.items()}
+        norm = grad_norm(folded.model)
+        first.step(grad_scale=clip_factor(norm, 2.0))
+        assert clip_grad_norm_(clipped.model, 2.0) == norm
+        second.step()
+        for n, gradient in drawn.items():
+            np.testing.assert_array_equal(folded.named[n].grad, gradient, err_msg=n)
+    for n, value in clipped.values().items():
+        np.testing.assert_allclose(folded.named[n].data, value, rtol=1e-14 if dtype == "float64" else 2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [-0.1, math.nan, math.inf, "1", True])
+def test_a_scale_that_is_none_is_refused(make_pair: Callable[..., Any], scale: Any) -> None:
+    pair = make_pair()
+    pair.draw()
+    before = pair.values()
+    with pytest.raises(ConfigError, match=f"AdamW: grad_scale must be a finite number >= 0, got {scale!r}"):
+        AdamW(pair.model).step(grad_scale=scale)
+    for name, value in before.items():
+        np.testing.assert_array_equal(pair.named[name].data, value, err_msg=name)
 
 
 @pytest.mark.parametrize("flat", [True, False], ids=["flat", "apart"])

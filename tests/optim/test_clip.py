@@ -11,7 +11,7 @@ import pytest
 
 import tinygrad_edu as tg
 from tinygrad_edu.errors import ConfigError, NonFiniteError
-from tinygrad_edu.optim import clip_grad_norm_, clip_grad_value_, first_nonfinite
+from tinygrad_edu.optim import clip_factor, clip_grad_norm_, clip_grad_value_, first_nonfinite
 
 torch = pytest.importorskip("torch")
 
@@ -99,6 +99,21 @@ def test_a_limit_that_is_not_positive_is_refused(clip: Any, name: str, limit: fl
     layer = tg.layers.Linear(2, 2)
     with pytest.raises(ConfigError, match=f"{clip.__name__}: {name} must be > 0, got {limit!r}"):
         clip(layer, limit)
+
+
+@pytest.mark.parametrize(
+    ("norm", "limit", "wanted"),
+    [(4.0, 1.0, 0.25), (1.0, 1.0, 1.0), (0.5, 1.0, 1.0), (0.0, 1.0, 1.0), (9.0, None, 1.0), (9.0, math.inf, 1.0),
+     (math.nan, 1.0, 1.0), (math.inf, 1.0, 1.0)],
+)  # fmt: skip
+def test_the_factor_of_clipping(norm: float, limit: float | None, wanted: float) -> None:
+    assert clip_factor(norm, limit) == wanted
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, math.nan])
+def test_no_factor_for_a_limit_that_is_not_positive(limit: float) -> None:
+    with pytest.raises(ConfigError, match=f"max_norm must be > 0, got {limit!r}"):
+        clip_factor(3.0, limit)
 
 
 def test_zero_gradients_are_no_division_by_zero(make_pair: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ from ..backend import Array, asarray, device_of, namespace, to_host
 from ..errors import ConfigError, NonFiniteError
 from ..layers import Embedding
 from ..losses import linear_cross_entropy, linear_cross_entropy_grad
-from ..optim import AdamW, Optimizer, clip_grad_norm_
+from ..optim import AdamW, Optimizer, clip_factor, grad_norm
 from .core import IGNORE_INDEX
 from .generation import GeneratingModel
 from .output import ModelOutput
@@ -124,6 +124,8 @@ class BaseLanguageModel(GeneratingModel):
     ) -> dict[str, float]:
         """One step: forward, loss, backward, clipping, update.
 
+        Clipping is a factor in the update: each parameter's ``grad`` is afterwards as the backward pass left it.
+
         Returns
         -------
         ``{"loss", "grad_norm", "learning_rate"}``: the loss before the update, the norm before clipping
@@ -142,11 +144,11 @@ class BaseLanguageModel(GeneratingModel):
             loss = self.forward_backward(input_ids, labels, attention_mask, **more)
             if not math.isfinite(loss):
                 raise NonFiniteError(f"the loss is {loss}; the weights were not updated")
-            norm = clip_grad_norm_(self, self.clip_norm if self.clip_norm is not None else math.inf)
+            norm = grad_norm(self)
         except NonFiniteError:
             self.load_carried_state(carried)  # that of the broken step would break the next one
             raise
-        self.optimizer.step(learning_rate)
+        self.optimizer.step(learning_rate, grad_scale=clip_factor(norm, self.clip_norm))
         return {"loss": loss, "grad_norm": norm, "learning_rate": self.optimizer.lr}
 
     def token_losses(

@@ -3,7 +3,7 @@
 from . import schedules
 from .adam import Adam, AdamW
 from .base import Optimizer
-from .clip import clip_grad_norm_, clip_grad_value_, first_nonfinite
+from .clip import clip_factor, clip_grad_norm_, clip_grad_value_, first_nonfinite, grad_norm
 from .ema import ExponentialMovingAverage
 from .schedules import make_schedule
 from .sgd import SGD
@@ -14,9 +14,11 @@ __all__ = [
     "AdamW",
     "ExponentialMovingAverage",
     "Optimizer",
+    "clip_factor",
     "clip_grad_norm_",
     "clip_grad_value_",
     "first_nonfinite",
+    "grad_norm",
     "make_schedule",
     "schedules",
 ]

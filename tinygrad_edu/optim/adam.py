@@ -24,6 +24,7 @@ def adam_update(
     eps: float,
     weight_decay: float,
     decoupled: bool,
+    grad_scale: float,
 ) -> None:
     r"""One step of Adam (Kingma & Ba, 2015) or AdamW (Loshchilov & Hutter, 2019), in place.
 
@@ -40,8 +41,11 @@ def adam_update(
     ----------
     data, grad, exp_avg, exp_avg_sq : (N,); all but `grad` are changed
     step : t, counted from 1
+    grad_scale : g is so many times `grad`, as clipping wants it
     """
     xp = namespace(data, grad, exp_avg, exp_avg_sq)
+    if grad_scale != 1:
+        grad = grad * grad_scale
     if decoupled:
         data *= 1 - lr * weight_decay
     elif weight_decay:
@@ -92,7 +96,7 @@ class Adam(Optimizer):
     def _state_names(self, _settings: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def _apply(self, run: Run) -> None:
+    def _apply(self, run: Run, grad_scale: float) -> None:
         h = self.hyperparameters
         (beta1, beta2), decay = h["betas"], h["weight_decay"] if run.decay else 0.0
         adam_update(
@@ -107,6 +111,7 @@ class Adam(Optimizer):
             h["eps"],
             decay,
             self._decoupled,
+            grad_scale,
         )
 
 

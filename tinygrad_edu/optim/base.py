@@ -149,21 +149,30 @@ class Optimizer(ABC):
 
     # -- the step -------------------------------------------------------------------------------------
 
-    def step(self, learning_rate: float | None = None, only: Iterable[Parameter] | None = None) -> None:
-        """Apply the gradients once.
+    def step(
+        self,
+        learning_rate: float | None = None,
+        only: Iterable[Parameter] | None = None,
+        *,
+        grad_scale: float = 1.0,
+    ) -> None:
+        """Apply the gradients once; they stay as they are.
 
         Parameters
         ----------
         learning_rate : for this step and those after it, where a schedule gives one
         only : the parameters to update; all of them if None
+        grad_scale : each gradient counts so many times. With :func:`~tinygrad_edu.optim.clip_factor` the step is that
+            of clipped gradients, without a pass over all of them that does nothing but multiply
 
         Raises
         ------
         ConfigError
-            If the rate is out of range, or a parameter in `only` is none of this optimizer's.
+            If the rate or the scale is out of range, or a parameter in `only` is none of this optimizer's.
         """
         if learning_rate is not None:
             _check_number(type(self).__name__, "learning_rate", learning_rate, 0)
+        _check_number(type(self).__name__, "grad_scale", grad_scale, 0)
         chosen = set(self._named) if only is None else self._names_of(only)
         if learning_rate is not None:
             self.lr = float(learning_rate)
@@ -177,7 +186,7 @@ class Optimizer(ABC):
             if not run.state:
                 run.state = {name: zeros_like(run.data) for name in self.state_names}
             run.steps += 1
-            self._apply(run)
+            self._apply(run, grad_scale)
 
     def _names_of(self, parameters: Iterable[Parameter]) -> set[str]:
         names = {id(parameter): name for name, parameter in self._named.items()}
@@ -190,8 +199,8 @@ class Optimizer(ABC):
         return {names[key] for key in wanted}
 
     @abstractmethod
-    def _apply(self, run: Run) -> None:
-        """Update `run`, whose ``steps`` counts this step already."""
+    def _apply(self, run: Run, grad_scale: float) -> None:
+        """Update `run`, whose ``steps`` counts this step already, with `grad_scale` times its gradient."""
 
     # -- state ----------------------------------------------------------------------------------------
 

@@ -34,10 +34,51 @@ def first_nonfinite(layer: Layer) -> str | None:
     return None
 
 
-def clip_grad_norm_(parameters: Layer | Iterable[Parameter], max_norm: float, error_if_nonfinite: bool = True) -> float:
-    r"""Scale all gradients together so that their joint norm is at most `max_norm` (Pascanu et al., 2013).
+def grad_norm(parameters: Layer | Iterable[Parameter], error_if_nonfinite: bool = True) -> float:
+    r"""Joint norm of all gradients, :math:`\|g\|`.
+
+    Raises
+    ------
+    NonFiniteError
+        If it is NaN or infinite (naming the parameter, for a layer), unless `error_if_nonfinite` is False.
+    """
+    norm = math.sqrt(math.fsum(float(squared_sum(gradient)) for gradient in _gradients(parameters)))
+    if error_if_nonfinite and not math.isfinite(norm):
+        where = first_nonfinite(parameters) if isinstance(parameters, Layer) else None
+        raise NonFiniteError(f"the gradient norm is {norm}" + (f"; first at parameter {where!r}" if where else ""))
+    return norm
+
+
+def clip_factor(norm: float, max_norm: float | None) -> float:
+    r"""What gradients of this joint norm are multiplied with, so that it is at most `max_norm` (Pascanu et al., 2013).
 
     .. math:: g \leftarrow g \cdot \min\big(1, \text{max\_norm} / \|g\|\big)
+
+    Parameters
+    ----------
+    norm : as :func:`grad_norm` gives it; one that is not finite scales nothing
+    max_norm : None for no limit
+
+    Returns
+    -------
+    In (0, 1]; for :meth:`Optimizer.step`, its ``grad_scale``.
+
+    Raises
+    ------
+    ConfigError
+        If `max_norm` is not > 0.
+    """
+    if max_norm is None:
+        return 1.0
+    if not max_norm > 0:
+        raise ConfigError(f"max_norm must be > 0, got {max_norm!r}")
+    return max_norm / norm if max_norm < norm < math.inf else 1.0
+
+
+def clip_grad_norm_(parameters: Layer | Iterable[Parameter], max_norm: float, error_if_nonfinite: bool = True) -> float:
+    """Scale all gradients, where they stand, by :func:`clip_factor`, so that their joint norm is at most `max_norm`.
+
+    A step alone needs no changed gradients: ``optimizer.step(grad_scale=clip_factor(norm, max_norm))`` spares a pass.
 
     Returns
     -------
@@ -53,16 +94,12 @@ def clip_grad_norm_(parameters: Layer | Iterable[Parameter], max_norm: float, er
     """
     if not max_norm > 0:
         raise ConfigError(f"clip_grad_norm_: max_norm must be > 0, got {max_norm!r}")
-    gradients = _gradients(parameters)
-    norm = math.sqrt(math.fsum(float(squared_sum(g)) for g in gradients))
-    if not math.isfinite(norm):
-        if error_if_nonfinite:
-            where = first_nonfinite(parameters) if isinstance(parameters, Layer) else None
-            raise NonFiniteError(f"the gradient norm is {norm}" + (f"; first at parameter {where!r}" if where else ""))
-        return norm
-    if norm > max_norm:
-        for gradient in gradients:
-            gradient *= max_norm / norm
+    parameters = parameters if isinstance(parameters, Layer) else list(parameters)
+    norm = grad_norm(parameters, error_if_nonfinite)
+    factor = clip_factor(norm, max_norm)
+    if factor != 1:
+        for gradient in _gradients(parameters):
+            gradient *= factor
     return norm
 
 

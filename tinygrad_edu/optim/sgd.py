@@ -20,6 +20,7 @@ def sgd_update(
     momentum: float,
     nesterov: bool,
     weight_decay: float,
+    grad_scale: float,
 ) -> None:
     r"""One step of SGD, in place, as torch.optim.SGD does it (Sutskever et al., 2013, for momentum).
 
@@ -29,7 +30,10 @@ def sgd_update(
     Parameters
     ----------
     data, grad, velocity : (N,); `data` and `velocity` are changed, `velocity` is None without momentum
+    grad_scale : g is so many times `grad`, as clipping wants it
     """
+    if grad_scale != 1:
+        grad = grad * grad_scale
     if weight_decay:
         grad = grad + weight_decay * data
     if velocity is None:
@@ -72,7 +76,8 @@ class SGD(Optimizer):
     def _state_names(self, settings: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if settings["momentum"] else ()
 
-    def _apply(self, run: Run) -> None:
+    def _apply(self, run: Run, grad_scale: float) -> None:
         h = self.hyperparameters
         decay = h["weight_decay"] if run.decay else 0.0
-        sgd_update(run.data, run.grad, run.state.get("momentum_buffer"), self.lr, h["momentum"], h["nesterov"], decay)
+        velocity = run.state.get("momentum_buffer")
+        sgd_update(run.data, run.grad, velocity, self.lr, h["momentum"], h["nesterov"], decay, grad_scale)

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, NonFiniteError
 from ..layers.base import Layer
 from ..metrics import LanguageScore
-from ..optim import SGD, Adam, AdamW, ExponentialMovingAverage, Optimizer, clip_grad_norm_, make_schedule
+from ..optim import SGD, Adam, AdamW, ExponentialMovingAverage, Optimizer, clip_factor, grad_norm, make_schedule
 from ..storage import Checkpoint, save_checkpoint
 from .batches import Loader, as_loader, grouped
 from .callbacks import Callback, EarlyStopping, StepReport, TensorBoard
@@ -264,14 +264,14 @@ class Trainer:
         loss = self._forward_backward(group)
         for callback in self.callbacks:
             callback.on_gradients(state.step + 1)
-        norm = clip_grad_norm_(model, math.inf if clip is None else clip, error_if_nonfinite=False)
+        norm = grad_norm(model, error_if_nonfinite=False)
         state.step += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
             for buffer, values in buffers:  # one NaN would stay in a running mean for good
                 buffer.data[...] = values
             self._skip_or_stop(loss, norm, group)
             return
-        self.optimizer.step(learning_rate)
+        self.optimizer.step(learning_rate, grad_scale=clip_factor(norm, clip))
         if self.ema is not None:
             self.ema.update()
         state.skipped_in_row = 0

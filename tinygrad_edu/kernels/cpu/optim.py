@@ -1,4 +1,4 @@
-"""AdamW and averaged weights over the flat buffer in one pass each, and the gradient norm."""
+"""The optimizers' updates and averaged weights over the flat buffer in one pass each, and the gradient norm."""
 
 from __future__ import annotations
 
@@ -15,16 +15,32 @@ _CHUNK = 16384
 
 
 @parallel
-def _adam(data, grad, m, v, keep, l2, beta1, beta2, step_size, root_scale, eps):  # type: ignore[no-untyped-def]
+def _adam(data, grad, m, v, keep, l2, beta1, beta2, step_size, root_scale, eps, scale):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     for chunk in prange((data.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         w, g, first, second = data[part], grad[part], m[part], v[part]
         for i in range(w.size):
-            slope = g[i] + l2 * w[i]
+            slope = scale * g[i] + l2 * w[i]
             first[i] = beta1 * first[i] + (one - beta1) * slope
             second[i] = beta2 * second[i] + (one - beta2) * slope * slope
             w[i] = keep * w[i] - step_size * first[i] / (np.sqrt(second[i]) * root_scale + eps)
+
+
+@parallel
+def _sgd(data, grad, velocity, lr, momentum, nesterov, l2, scale):  # type: ignore[no-untyped-def]
+    """`velocity` is empty without momentum."""
+    for chunk in prange((data.size + _CHUNK - 1) // _CHUNK):
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        w, g, v = data[part], grad[part], velocity[part]
+        if v.size:
+            for i in range(w.size):
+                slope = scale * g[i] + l2 * w[i]
+                v[i] = momentum * v[i] + slope
+                w[i] -= lr * (slope + momentum * v[i] if nesterov else v[i])
+        else:
+            for i in range(w.size):
+                w[i] -= lr * (scale * g[i] + l2 * w[i])
 
 
 @parallel
@@ -59,6 +75,7 @@ def adam_update(
     eps: float,
     weight_decay: float,
     decoupled: bool,
+    grad_scale: float,
 ) -> None:
     expect("adam_update", data.shape, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     f = np.float32
@@ -74,7 +91,28 @@ def adam_update(
         f(lr / (1 - beta1**step)),
         f(1 / math.sqrt(1 - beta2**step)),
         f(eps),
+        f(grad_scale),
     )
+
+
+@kernel("sgd_update", device="cpu")
+def sgd_update(
+    data: Any,
+    grad: Any,
+    velocity: Any,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    grad_scale: float,
+) -> None:
+    expect("sgd_update", data.shape, grad=grad, **({} if velocity is None else {"velocity": velocity}))
+    f = np.float32
+    none = np.empty(0, dtype=data.dtype)
+    _sgd(
+        data, grad, none if velocity is None else velocity, f(lr), f(momentum), bool(nesterov),
+        f(weight_decay), f(grad_scale),
+    )  # fmt: skip
 
 
 @kernel("ema_update", device="cpu")
