@@ -16,6 +16,7 @@ from .callbacks import (
     EarlyStopping,
     GradientStatistics,
     LearningRateMonitor,
+    ReduceLROnPlateau,
     StepReport,
     TensorBoard,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "LearningRateMonitor",
     "ProgressBar",
     "RecordHistory",
+    "ReduceLROnPlateau",
     "ResumeWarning",
     "RunConfig",
     "StepReport",

@@ -48,10 +48,12 @@ class ProgressBar(Callback):
     Parameters
     ----------
     console : rich's console; standard error's if None
+    figures : what a line on an evaluation shows besides the usual figures: format texts by the figure's name
     """
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, figures: Mapping[str, str] | None = None):
         self.console = console
+        self._figures = {**_FIGURES, **(figures or {})}
         self._bar: Progress | None = None
 
     def on_start(self, trainer: Trainer) -> None:
@@ -102,7 +104,9 @@ class ProgressBar(Callback):
     def on_record(self, record: Mapping[str, Any]) -> None:
         if record["event"] == "evaluation":
             best = "  best so far" if record["best"] else ""
-            figures = "".join(text.format(record[name]) for name, text in _FIGURES.items() if _is_number(record, name))
+            figures = "".join(
+                text.format(record[name]) for name, text in self._figures.items() if _is_number(record, name)
+            )
             self._print(f"step {record['step']}/{self._total}  validation loss {record['loss']:.4f}{figures}{best}")
         elif record["event"] == "skipped":
             self._print(f"step {record['step']} skipped: loss {record['loss']}, gradient norm {record['grad_norm']}")

@@ -64,6 +64,7 @@ def sum_of(path: Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of designs, with every entry of its kind."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text("utf-8"))

@@ -4,6 +4,7 @@ from .base import Callback, StepReport
 from .best import BestWeights
 from .early_stopping import EarlyStopping
 from .monitors import GradientStatistics, LearningRateMonitor
+from .plateau import ReduceLROnPlateau
 from .tensorboard import TensorBoard
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "EarlyStopping",
     "GradientStatistics",
     "LearningRateMonitor",
+    "ReduceLROnPlateau",
     "StepReport",
     "TensorBoard",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ from .job import Job, job_class
 
 
 def train_program(
-    argv: list[str] | None, *, default: Path | None, schema: type[Any] = RunConfig, description: str, program: str = ""
+    argv: list[str] | None,
+    *,
+    default: Path | None,
+    schema: type[Any] = RunConfig,
+    description: str,
+    program: str = "",
+    job: type[Job] | None = None,
+    name: str | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> int:
     """Train as the command line says; the exit status.
 
@@ -30,15 +39,25 @@ def train_program(
     schema : of the settings
     description : for ``--help``
     program : name of the program, for its messages; what the process was called if empty
+    job : what runs; what the settings ask for by ``training.objective`` if None
+    name : of a new run's folder where ``--name`` is not given; date and time if None
+    options : further options, each short for a setting: ``{"--epochs": "training.num_epochs"}``
     """
     from rich.console import Console
 
-    args = _parse(argv, default, description, program)
+    args = _parse(argv, default, description, program, name, options or {})
     console = Console()
-    return run_program(lambda: _train(args, default, schema, console))
+    return run_program(lambda: _train(args, default, schema, console, job))
 
 
-def _parse(argv: list[str] | None, default: Path | None, description: str, program: str) -> argparse.Namespace:
+def _parse(
+    argv: list[str] | None,
+    default: Path | None,
+    description: str,
+    program: str,
+    name: str | None,
+    options: Mapping[str, str],
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program or None,
         description=description,
@@ -46,7 +65,7 @@ def _parse(argv: list[str] | None, default: Path | None, description: str, progr
     )
     beside = f" (default: {default.name} beside this program)" if default else ""
     parser.add_argument("--config", metavar="FILE", help=f"settings{beside}")
-    parser.add_argument("--name", help="name of the run folder (default: date and time)")
+    parser.add_argument("--name", help=f"name of the run folder (default: {name or 'date and time'})")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -57,11 +76,14 @@ def _parse(argv: list[str] | None, default: Path | None, description: str, progr
     parser.add_argument(
         "--accept-changes", action="store_true", help="resume although settings or data differ from the checkpoint's"
     )
+    for option, path in options.items():
+        parser.add_argument(option, dest=path, metavar="VALUE", help=f"short for {path}=VALUE")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
     args = parser.parse_args(argv)
     if args.resume and "=" in args.resume and not Path(args.resume).exists():  # --resume key=value
         args.overrides.insert(0, args.resume)
         args.resume = ""
+    args.overrides += [f"{path}={value}" for path in options.values() if (value := vars(args)[path]) is not None]
     for word in args.overrides:
         if "=" not in word:
             parser.error(f"unknown argument {word!r}; settings are given as key=value, such as training.max_steps=100")
@@ -71,6 +93,7 @@ def _parse(argv: list[str] | None, default: Path | None, description: str, progr
         parser.error("--accept-changes is for --resume")
     if default is None and not args.config and not args.resume:
         parser.error("give --config FILE, or --resume RUN")
+    args.name = args.name or name
     args.program = [program] if program else [sys.executable, sys.argv[0]]
     return args
 
@@ -97,14 +120,16 @@ def _run_around(source: Path) -> Path:
     return source.resolve().parent if list_checkpoints(source) else run_folder_of(source)
 
 
-def _train(args: argparse.Namespace, default: Path | None, schema: type[Any], console: Any) -> int:
+def _train(
+    args: argparse.Namespace, default: Path | None, schema: type[Any], console: Any, kind: type[Job] | None
+) -> int:
     """Run or resume, from the folder to the table; returns the exit status."""
     config, folder, source = _settle_folder(args, default, schema)
     leave_nothing = source is None  # until training begins, a new run's folder holds nothing worth keeping
     try:
         checkpoint = None if source is None else load_checkpoint(source)
         with use(config.training.device):
-            job = job_class(config)(config, folder, console)
+            job = (kind or job_class(config))(config, folder, console)
             if checkpoint is None:
                 job.sample("sample_before.txt")
             else:
