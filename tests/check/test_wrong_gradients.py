@@ -23,6 +23,8 @@ from tinygrad_edu.layers.dropout import dropout
 from tinygrad_edu.layers.linear import linear_backward
 from tinygrad_edu.layers.norm import layernorm_backward, rmsnorm_backward
 
+from .wrong_images import FORWARD_TOO, WRONG_IMAGES
+
 
 class SoftmaxWithoutProduct(layers.Softmax):
     def backward(self, dy: Any) -> Any:
@@ -351,6 +353,7 @@ WRONG = [
         "the fault is in BlockWithoutSecondResidual's own code",
     ),
     ("MultiHeadAttention", AttentionWithSwappedKeysAndValues, "MultiHeadAttention", "backward WRONG in in_proj_weight"),
+    *WRONG_IMAGES,
 ]
 
 
@@ -372,7 +375,7 @@ def test_a_wrong_backward_is_found_and_explained(of: str, wrong: type[Layer], na
 def test_it_is_found_without_torch_too(of: str, wrong: type[Layer], name: str) -> None:
     """All but those whose forward is wrong in the same way: only another source can tell that."""
     report = row(name).check(mine={of: wrong}, contract=False)
-    assert report.ok == (wrong in (NormWithSampleVariance, GELUBadForward))
+    assert report.ok == (wrong in (NormWithSampleVariance, GELUBadForward, *FORWARD_TOO))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

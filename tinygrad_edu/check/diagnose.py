@@ -72,7 +72,7 @@ def explain(yours: np.ndarray, right: np.ndarray, context: Context) -> str:
     if flat:
         return flat
     if whole:
-        for relation in (_transposed, _reduced, _ids, _slice, _mean_missing, _multiple, _part):
+        for relation in (_transposed, _reversed, _reduced, _ids, _slice, _mean_missing, _multiple, _part):
             sentence = relation(yours, right, size, context)
             if sentence:
                 return sentence
@@ -136,6 +136,14 @@ def _transposed(yours: np.ndarray, right: np.ndarray, size: float, _: Context) -
         return "It is transposed."
     if yours.ndim > 2 and yours.shape[-1] == yours.shape[-2] and same(yours.swapaxes(-1, -2), right, size):
         return "The last two axes are swapped."
+    return None
+
+
+def _reversed(yours: np.ndarray, right: np.ndarray, size: float, context: Context) -> str | None:
+    """The last axes run the wrong way, as in a kernel that was turned."""
+    for axes in ((-1,), (-2,), (-2, -1)):
+        if yours.ndim >= -axes[0] and same(np.flip(yours, axes), right, size):
+            return f"It is reversed along {' and '.join(f'`{context.axes[axis]}`' for axis in axes)}."
     return None
 
 
