@@ -27,10 +27,12 @@ class SmallNet(Layer):
             Linear(hidden, size, generator=generator),
         )
 
-    def forward(self, x: Any, t: Any, condition: Any = None) -> Any:
+    def forward(self, x: Any, t: Any, condition: Any = None, drop: Any = None) -> Any:
         xp = namespace(x)
         time = t.astype(x.dtype)[:, None] / self.steps
         parts = [x.reshape(len(x), -1), time, xp.cos(6 * time)]
+        if drop is not None:
+            condition = xp.where(drop[:, None], 0, condition)
         if self.width:
             parts.append(condition.astype(x.dtype))
         self.save(x.shape)

@@ -93,8 +93,8 @@ class Watch(Layer):
         super().__init__()
         self.seen: list[Any] = []
 
-    def forward(self, *arguments: Any) -> Any:
-        self.seen.append(arguments)
+    def forward(self, *arguments: Any, drop: Any = None) -> Any:
+        self.seen.append((*arguments, drop))
         return arguments[0] * 0
 
 
@@ -112,10 +112,10 @@ def test_times_and_noise_are_drawn_as_they_should() -> None:
         assert x[t == time].std() == pytest.approx(np.sqrt(1 - p.schedule.alphas_bar[time]), rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["classes", "vectors", "float of a learned null"])
+@pytest.mark.parametrize("kind", ["classes", "vectors", "another vector", "told"])
 def test_conditions_are_dropped_at_their_rate(kind: str) -> None:
     watch = Watch()
-    null: Any = {"classes": 7, "vectors": 0.0}.get(kind, np.array([5.0, 6.0]))
+    null: Any = {"classes": 7, "vectors": 0.0, "told": None}.get(kind, np.array([5.0, 6.0]))
     p = DiffusionProcess(watch, "cosine", 10, condition_dropout=0.2, null_condition=null)
     condition = RNG.integers(0, 7, 4000) if kind == "classes" else RNG.normal(size=(4000, 2))
     before = condition.copy()
@@ -123,8 +123,13 @@ def test_conditions_are_dropped_at_their_rate(kind: str) -> None:
     given = watch.seen[0][2]
     assert given.dtype == condition.dtype
     dropped = (given != condition).reshape(4000, -1).any(axis=1)
+    if kind == "told":
+        assert not dropped.any()
+        dropped = watch.seen[0][3]
+        assert dropped.dtype == bool
     assert dropped.mean() == pytest.approx(0.2, abs=5 * np.sqrt(0.16 / 4000))
-    np.testing.assert_array_equal(given[dropped], np.broadcast_to(null, given[dropped].shape))
+    if kind != "told":
+        np.testing.assert_array_equal(given[dropped], np.broadcast_to(null, given[dropped].shape))
     np.testing.assert_array_equal(condition, before)
     with p.evaluating():
         p(np.zeros((4000, 1, 1, 1)), condition)

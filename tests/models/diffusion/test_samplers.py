@@ -262,6 +262,11 @@ def test_guidance_is_one_call_of_both() -> None:
         y = ClassifierFreeGuidance(net, scale, null_condition=1.0)(x, t, condition)
         np.testing.assert_allclose(y[:, 0, 0, 0], wanted)
     assert calls == [3, 3, 6]
+    calls.clear()
+    told = ClassifierFreeGuidance(
+        lambda x, t, c, drop=None: net(x, t, c if drop is None else np.where(drop[:, None], -1, c)), 2
+    )
+    np.testing.assert_allclose(told(x, t, condition)[:, 0, 0, 0], [5, 9, 13])
     classes = np.array([4, 2, 7])
     y = ClassifierFreeGuidance(lambda x, t, c: x + c[:, None, None, None], 2, 10)(x, t, classes)
     np.testing.assert_allclose(y[:, 0, 0, 0], [-2, -6, 4])

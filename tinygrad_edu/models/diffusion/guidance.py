@@ -11,24 +11,49 @@ from ...errors import ConfigError, ShapeError, format_shape
 from ...layers.base import Layer
 
 
-def null_rows(condition: Array, null: Any) -> Array:
-    """A condition of the same shape and type that says nothing: `null` in each row.
+def ask(
+    net: Callable[..., Array],
+    x_t: Array,
+    t: Array,
+    condition: Array | None,
+    drop: Array | None = None,
+    null: Any = None,
+) -> Array:
+    """What a network says of pictures, some of whose conditions are put aside.
+
+    Parameters
+    ----------
+    net : ``net(x_t, t)``, ``net(x_t, t, condition)``, ``net(x_t, t, condition, drop=drop)``
+    x_t : (B, ...); t : (B,) integers
+    condition : B rows, or None
+    drop : (B,) bool, True where the condition does not count; or None
+    null : what stands in the place of such a condition, a number or an array that broadcasts to it; or None where the
+        network is told of `drop` and knows itself what to do (as :class:`~tinygrad_edu.models.ConditionalUNet`)
 
     Raises
     ------
     ShapeError
-        If `null` does not broadcast to it.
+        If `null` does not broadcast to the condition.
     """
-    xp = namespace(condition)
-    nothing = xp.empty_like(condition)
+    if condition is None:
+        return net(x_t, t)
+    if drop is None:
+        return net(x_t, t, condition)
+    if null is None:
+        return net(x_t, t, condition, drop=drop)
+    xp = namespace(condition, drop)
+    rows = drop.reshape(-1, *(1,) * (condition.ndim - 1))
+    nothing = null if isinstance(null, int | float) else xp.asarray(null, dtype=condition.dtype)
     try:
-        nothing[...] = null if isinstance(null, int | float) else xp.asarray(null)
+        changed = xp.where(rows, nothing, condition).astype(condition.dtype, copy=False)
     except ValueError:
+        changed = None
+    if changed is None or changed.shape != condition.shape:
         raise ShapeError(
-            f"null_condition: {format_shape(tuple(null.shape))} does not broadcast to the condition, "
+            f"null_condition: {format_shape(tuple(nothing.shape))} does not broadcast to the condition, "
             f"{format_shape(tuple(condition.shape))}"
-        ) from None
-    return nothing
+        )
+    return net(x_t, t, changed)
 
 
 class ClassifierFreeGuidance(Layer):
@@ -43,8 +68,8 @@ class ClassifierFreeGuidance(Layer):
     ----------
     net : ``net(x_t, t, condition)``, trained with condition dropout
     scale : g >= 0
-    null_condition : what it was given in place of a dropped condition: a number (the id that means no class, 0.0 in
-        place of a one-hot vector), or an array that broadcasts to the condition
+    null_condition : what it was given in place of a dropped condition, as in :func:`ask`: a number (the id that means
+        no class, 0.0 for a one-hot vector), an array, or None if it is told by ``drop=``
 
     Raises
     ------
@@ -52,7 +77,7 @@ class ClassifierFreeGuidance(Layer):
         For a scale that is no number >= 0.
     """
 
-    def __init__(self, net: Callable[..., Array], scale: float, null_condition: Any = 0.0):
+    def __init__(self, net: Callable[..., Array], scale: float, null_condition: Any = None):
         super().__init__()
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < math.inf:
             raise ConfigError(f"ClassifierFreeGuidance: scale must be a finite number >= 0, got {scale!r}")
@@ -62,13 +87,14 @@ class ClassifierFreeGuidance(Layer):
         """The guided prediction, (B, ...), of pictures (B, ...) at times (B,) under a condition of B rows."""
         if condition is None:
             raise ConfigError("ClassifierFreeGuidance: there is no condition to follow; give one, or call the net")
-        if self.scale == 1:
-            return self.net(x_t, t, condition)
-        nothing = null_rows(condition, self.null_condition)
-        if self.scale == 0:
-            return self.net(x_t, t, nothing)
         xp = namespace(x_t, condition)
-        both = self.net(*(xp.concatenate(pair) for pair in ((x_t, x_t), (t, t), (nothing, condition))))
+        if self.scale == 1:
+            return ask(self.net, x_t, t, condition)
+        if self.scale == 0:
+            return ask(self.net, x_t, t, condition, xp.ones(len(x_t), dtype=bool), self.null_condition)
+        twice = [xp.concatenate([half, half]) for half in (x_t, t, condition)]
+        drop = xp.arange(2 * len(x_t)) < len(x_t)
+        both = ask(self.net, *twice, drop, self.null_condition)
         without, guided = both[: len(x_t)], both[len(x_t) :]
         return without + self.scale * (guided - without)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Generator, asarray, device_of, namespace, use
+from ...backend import Array, Generator, asarray, device_of, use
 from ...errors import ConfigError, DataError, DtypeError, ShapeError, format_shape
 from ...layers.base import Layer
 from ...losses import MeanSquaredError
-from .guidance import ClassifierFreeGuidance, first_of, null_rows
+from .guidance import ClassifierFreeGuidance, ask, first_of
 from .predictions import check_prediction, prediction_target, snr_weight
 from .samplers import DDIMSampler, DDPMSampler, Sampler
 from .schedules import NoiseSchedule, Times, check_alike, check_times, make_noise_schedule
@@ -36,9 +36,10 @@ class DiffusionProcess(Layer):
     schedule : a :class:`NoiseSchedule` or the name of one
     steps : T, for a name
     prediction : ``"epsilon"``, ``"v"`` or ``"x0"``
-    condition_dropout : probability with which a picture's condition is replaced by `null_condition`, so that the
-        network also learns to do without and can be guided (:class:`ClassifierFreeGuidance`)
-    null_condition : a number, or an array that broadcasts to the conditions
+    condition_dropout : probability with which a picture's condition is put aside, so that the network also learns to
+        do without and can be guided (:class:`ClassifierFreeGuidance`)
+    null_condition : what then stands in its place, a number or an array; None where the network is told by ``drop=``,
+        (B,) bool, as :class:`~tinygrad_edu.models.ConditionalUNet` is
     min_snr : the gamma of :func:`snr_weight`, 5 in its paper; None weighs all times alike
     seed : of the generator
 
@@ -68,7 +69,7 @@ class DiffusionProcess(Layer):
         *,
         prediction: str = "epsilon",
         condition_dropout: float = 0.0,
-        null_condition: Any = 0.0,
+        null_condition: Any = None,
         min_snr: float | None = None,
         seed: int | None = 0,
     ):
@@ -121,9 +122,9 @@ class DiffusionProcess(Layer):
             check_alike("DiffusionProcess", x0=x0, noise=noise)
             host_t = np.broadcast_to(check_times("DiffusionProcess", t, self.schedule.steps, batch), (batch,))
             times = asarray(host_t.copy())
-        condition, kept = self._drop(condition, batch)
+        drop = self._draw_drop(condition, batch)
         x_t = self.schedule.add_noise(x0, host_t, noise)
-        output = self.net(x_t, times) if condition is None else self.net(x_t, times, condition)
+        output = ask(self.net, x_t, times, condition, drop, self.null_condition)
         target = prediction_target(self.schedule, self.prediction, x0, host_t, noise)
         weight = None
         if self.min_snr is not None:
@@ -131,7 +132,7 @@ class DiffusionProcess(Layer):
         loss = MeanSquaredError("sum", weight)
         share = (x0.size // batch) * (batch if divisor is None else divisor)
         value = loss(output, target) / share
-        self.save(loss, share, host_t, kept)
+        self.save(loss, share, host_t, drop)
         return value
 
     def backward(self, dloss: Any = 1.0) -> Any:
@@ -140,7 +141,7 @@ class DiffusionProcess(Layer):
         Where the network's backward also returns the gradient of the condition, so does this, with zeros where the
         condition was dropped.
         """
-        loss, share, t, kept = self.saved()
+        loss, share, t, drop = self.saved()
         doutput = loss.backward(dloss / share)
         gradients = self.net.backward(doutput)
         dx_t = first_of(gradients)
@@ -153,23 +154,20 @@ class DiffusionProcess(Layer):
         if not isinstance(gradients, tuple):
             return dx0
         dcondition = gradients[1]
-        if kept is not None and dcondition is not None:
-            dcondition = dcondition * kept.reshape(-1, *(1,) * (dcondition.ndim - 1))
+        if drop is not None and dcondition is not None:
+            dcondition = dcondition * ~drop.reshape(-1, *(1,) * (dcondition.ndim - 1))
         return dx0, dcondition
 
     def _draw_times(self, batch: int) -> Any:
         with use("cpu"):  # the schedule's tables are there
             return self.generator.integers(0, self.schedule.steps, batch)
 
-    def _drop(self, condition: Array | None, batch: int) -> tuple[Array | None, Array | None]:
-        """The condition with some rows replaced, in training, and which of them were kept."""
+    def _draw_drop(self, condition: Array | None, batch: int) -> Array | None:
+        """Whose condition is put aside in this batch, (B,) bool; None where none is."""
         if condition is None or not self.training or self.condition_dropout == 0:
-            return condition, None
-        xp = namespace(condition)
+            return None
         with use(device_of(condition)):
-            kept = self.generator.uniform(batch) >= self.condition_dropout
-        rows = kept.reshape(-1, *(1,) * (condition.ndim - 1))
-        return xp.where(rows, condition, null_rows(condition, self.null_condition)), kept
+            return self.generator.uniform(batch) < self.condition_dropout
 
     def _check(self, x0: Array, condition: Array | None) -> None:
         if not hasattr(x0, "shape") or x0.ndim < 2 or x0.size == 0:
