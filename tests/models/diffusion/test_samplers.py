@@ -295,7 +295,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: ClassifierFreeGuidance(NET, 2, np.zeros(4))(np.zeros((1, *SHAPE)), np.zeros(1, int), np.zeros((1, 3))),
         ShapeError,
-        r"null_condition: \(4,\) does not broadcast to the condition, \(1, 3\)",
+        r"null_condition: \(4,\) does not broadcast to the condition, \(2, 3\)",
     ),
 ]
 

@@ -43,7 +43,7 @@ def ask(
         return net(x_t, t, condition, drop=drop)
     xp = namespace(condition, drop)
     rows = drop.reshape(-1, *(1,) * (condition.ndim - 1))
-    nothing = null if isinstance(null, int | float) else xp.asarray(null, dtype=condition.dtype)
+    nothing: Any = null if isinstance(null, int | float) else xp.asarray(null, dtype=condition.dtype)
     try:
         changed = xp.where(rows, nothing, condition).astype(condition.dtype, copy=False)
     except ValueError:
@@ -92,9 +92,9 @@ class ClassifierFreeGuidance(Layer):
             return ask(self.net, x_t, t, condition)
         if self.scale == 0:
             return ask(self.net, x_t, t, condition, xp.ones(len(x_t), dtype=bool), self.null_condition)
-        twice = [xp.concatenate([half, half]) for half in (x_t, t, condition)]
+        x_twice, t_twice, twice = (xp.concatenate([half, half]) for half in (x_t, t, condition))
         drop = xp.arange(2 * len(x_t)) < len(x_t)
-        both = ask(self.net, *twice, drop, self.null_condition)
+        both = ask(self.net, x_twice, t_twice, twice, drop, self.null_condition)
         without, guided = both[: len(x_t)], both[len(x_t) :]
         return without + self.scale * (guided - without)
 
