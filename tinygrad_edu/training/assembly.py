@@ -109,6 +109,9 @@ def build_model(config: Any, vocab_size: int) -> BaseLanguageModel:
 def config_of(checkpoint: Checkpoint) -> Any:
     """The settings of the run that saved `checkpoint`.
 
+    Their schema is the library's own, or else a subclass of it that allows them: it is known once the module that
+    defines it is imported, as the architecture is for which it has a section.
+
     Raises
     ------
     CheckpointError
@@ -119,10 +122,20 @@ def config_of(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(f"{checkpoint.path}: holds no config; wanted a checkpoint of a training run")
     model = settings.get("model")
     schema: type[Any] = FoundryConfig if isinstance(model, Mapping) and "architecture" in model else RunConfig
-    try:
-        return make_config(settings, schema=schema, where=f"{checkpoint.path / 'config.json'}")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    refused: ConfigError | None = None
+    for candidate in (schema, *_subclasses(schema)):
+        try:
+            return make_config(settings, schema=candidate, where=f"{checkpoint.path / 'config.json'}")
+        except ConfigError as error:
+            refused = refused or error
+    raise CheckpointError(
+        f"{refused}\nIf the run had a schema of your own, import the module that defines it before the checkpoint is read"
+    ) from refused
+
+
+def _subclasses(schema: type[Any]) -> list[type[Any]]:
+    """All that are derived from `schema`, each before those derived from it."""
+    return [found for child in schema.__subclasses__() for found in (child, *_subclasses(child))]
 
 
 def restore_model(checkpoint: Checkpoint, device: str | None = None) -> tuple[Any, BaseLanguageModel, Tokenizer]:

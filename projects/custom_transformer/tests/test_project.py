@@ -267,6 +267,14 @@ def test_wrong_arguments(programs: Any, capsys: Any, words: list[str], message: 
     assert message in capsys.readouterr().err
 
 
+def test_settings_may_stand_on_either_side_of_an_option(place: Path, tmp_path: Path, programs: Any) -> None:
+    train, _ = programs
+    first, *others = arguments(place, tmp_path, "training.max_steps=2")
+    assert train.main([first, "--name", "mixed", *others]) == 0
+    saved = (tmp_path / "mixed" / "config.yaml").read_text()
+    assert "max_steps: 2" in saved and str(tmp_path) in saved
+
+
 def test_output_folders_that_cannot_be_used(place: Path, tmp_path: Path, programs: Any, capsys: Any) -> None:
     train, _ = programs
 

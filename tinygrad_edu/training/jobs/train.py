@@ -79,7 +79,7 @@ def _parse(
     for option, path in options.items():
         parser.add_argument(option, dest=path, metavar="VALUE", help=f"short for {path}=VALUE")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # settings may stand on either side of an option
     if args.resume and "=" in args.resume and not Path(args.resume).exists():  # --resume key=value
         args.overrides.insert(0, args.resume)
         args.resume = ""
