@@ -129,7 +129,7 @@ def config_of(checkpoint: Checkpoint) -> Any:
         except ConfigError as error:
             refused = refused or error
     raise CheckpointError(
-        f"{refused}\nIf the run had a schema of your own, import the module that defines it before the checkpoint is read"
+        f"{refused}\nIf the run had a schema of your own, import the module that defines it first"
     ) from refused
 
 
