@@ -155,14 +155,14 @@ class AvgPoolUndivided(layers.AvgPool2d):
 
 class AvgPoolCountsThePadding(layers.AvgPool2d):
     def backward(self, dy: Any) -> Any:
-        return average_pool_backward(dy, self.saved(), self.kernel_size, self.stride, self.padding, True, None)
+        return average_pool_backward(dy, self.saved()[2:], self.kernel_size, self.stride, self.padding, True, None)
 
 
 class AdaptiveOneShare(layers.AdaptiveAvgPool2d):
     """Every pixel gets the whole gradient of the mean, not its share."""
 
     def backward(self, dy: Any) -> Any:
-        height, width = self._saved[-1][0]
+        *_, height, width = self._saved[-1][0]
         return super().backward(dy) * (height * width)
 
 
@@ -173,7 +173,7 @@ class UpsampleMean(layers.Upsample):
 
 class BilinearAsNearest(layers.Upsample):
     def backward(self, dy: Any) -> Any:
-        size = self.saved()
+        size = self.saved()[2:]
         return upsample_nearest_backward(dy, size, self._plan(size)[1])
 
 

@@ -144,18 +144,17 @@ class _AvgPool(_Pool):
     @batched
     def forward(self, x: Array) -> Array:  # (B, C, *size) -> (B, C, *output)
         check_image(self, x, self.axes)
-        size = tuple(x.shape[2:])
-        self._output_size(size)
-        self.save(size)
+        self._output_size(tuple(x.shape[2:]))
+        self.save(tuple(x.shape))
         how = (self.ceil_mode, self.count_include_pad, self.divisor_override)
         return average_pool(x, self.kernel_size, self.stride, self.padding, *how)
 
     @batched
     def backward(self, dy: Array) -> Array:
-        size = self.saved()
-        check_gradient(self, dy, (*dy.shape[:2], *self._output_size(size)))
+        batch, channels, *size = self.saved()
+        check_gradient(self, dy, (batch, channels, *self._output_size(tuple(size))))
         windows = (self.kernel_size, self.stride, self.padding)
-        return average_pool_backward(dy, size, *windows, self.count_include_pad, self.divisor_override)
+        return average_pool_backward(dy, tuple(size), *windows, self.count_include_pad, self.divisor_override)
 
 
 class AvgPool1d(_AvgPool):
@@ -203,15 +202,14 @@ class _AdaptiveAvgPool(Layer):
     @batched
     def forward(self, x: Array) -> Array:  # (B, C, *size) -> (B, C, *output_size)
         check_image(self, x, self.axes)
-        size = tuple(x.shape[2:])
-        self.save(size)
-        return adaptive_average_pool(x, self._output(size))
+        self.save(tuple(x.shape))
+        return adaptive_average_pool(x, self._output(tuple(x.shape[2:])))
 
     @batched
     def backward(self, dy: Array) -> Array:
-        size = self.saved()
-        check_gradient(self, dy, (*dy.shape[:2], *self._output(size)))
-        return adaptive_average_pool_backward(dy, size)
+        batch, channels, *size = self.saved()
+        check_gradient(self, dy, (batch, channels, *self._output(tuple(size))))
+        return adaptive_average_pool_backward(dy, tuple(size))
 
     def extra_repr(self) -> str:
         return f"output_size={short(self.output_size)}"

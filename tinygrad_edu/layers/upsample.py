@@ -202,17 +202,17 @@ class Upsample(Layer):
         axes = _MODES[self.mode]
         namespace(x)
         check_image(self, x, axes or min(max(x.ndim - 2, 1), max(AXES)))
-        size = tuple(x.shape[2:])
-        output, steps = self._plan(size)
-        self.save(size)
+        output, steps = self._plan(tuple(x.shape[2:]))
+        self.save(tuple(x.shape))
         if self.mode == "nearest":
             return upsample_nearest(x, output, steps)
         return upsample_linear(x, output, steps, bool(self.align_corners))
 
     def backward(self, dy: Array) -> Array:
-        size = self.saved()
+        batch, channels, *sizes = self.saved()
+        size = tuple(sizes)
         output, steps = self._plan(size)
-        check_gradient(self, dy, (*dy.shape[:2], *output))
+        check_gradient(self, dy, (batch, channels, *output))
         if self.mode == "nearest":
             return upsample_nearest_backward(dy, size, steps)
         return upsample_linear_backward(dy, size, steps, bool(self.align_corners))
