@@ -191,7 +191,9 @@ def load_trained(path: str | Path, schema: type[DesignConfig], build: Any, which
         network = build(config)
         network.load_state_dict(dict(trained_weights(checkpoint)))
     except (KeyError, ConfigError, ShapeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: holds no {schema.__name__.removesuffix('Config')}: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint.path}: holds no {schema.__name__.removesuffix('Config')}: {error}"
+        ) from error
     return network.eval(), config
 
 

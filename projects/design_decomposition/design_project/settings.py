@@ -29,7 +29,9 @@ class DesignTraining(TrainingSection):
     eval_every: int | None = Field(default=None, ge=1, description="steps between evaluations, or null for an epoch")
     save_every: int | None = Field(default=None, ge=1, description="steps between checkpoints, or null for an epoch")
     plateau_patience: int | None = Field(
-        default=None, ge=0, description="evaluations without a better loss before the rate is lowered, or null for never"
+        default=None,
+        ge=0,
+        description="evaluations without a better loss before the rate is lowered, or null for never",
     )
     plateau_factor: float = Field(default=0.5, gt=0, lt=1, description="by which the rate is then multiplied")
     begin_with: str | None = Field(default=None, description="run or checkpoint whose weights a new run begins with")
