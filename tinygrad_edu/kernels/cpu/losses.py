@@ -12,6 +12,7 @@ from ...backend import kernel
 from ...errors import RangeError
 from .blas import accumulate_product
 from .common import exp32, expect, inline, largest, parallel, rows_of
+from .narrow_cross_entropy import WIDEST, narrow_cross_entropy, narrow_cross_entropy_backward
 
 _CHUNK_BYTES = 64 * 2**20
 
@@ -138,7 +139,8 @@ def _check(op: str, rows: int, classes: int, targets: Any, ignore_index: int, **
 def cross_entropy(logits: Any, targets: Any, weight: Any, ignore_index: int, label_smoothing: float) -> Any:
     _check("cross_entropy", len(logits), logits.shape[1], targets, ignore_index, weight=weight)
     losses, lse = np.empty(len(logits), dtype=logits.dtype), np.empty(len(logits), dtype=logits.dtype)
-    _cross_entropy(rows_of(logits), targets, _optional(weight), ignore_index, np.float32(label_smoothing), losses, lse)
+    run = narrow_cross_entropy if logits.shape[1] <= WIDEST else _cross_entropy
+    run(rows_of(logits), targets, _optional(weight), ignore_index, np.float32(label_smoothing), losses, lse)
     return losses, lse[:, None]
 
 
@@ -150,7 +152,8 @@ def cross_entropy_backward(
     expect("cross_entropy_backward", targets.shape, dlosses=dlosses)
     expect("cross_entropy_backward", (len(logits), 1), lse=lse)
     dlogits = np.empty(logits.shape, dtype=logits.dtype)
-    _cross_entropy_backward(
+    run = narrow_cross_entropy_backward if logits.shape[1] <= WIDEST else _cross_entropy_backward
+    run(
         np.ascontiguousarray(dlosses), rows_of(logits), targets, lse.reshape(-1), _optional(weight), ignore_index,
         np.float32(label_smoothing), dlogits,
     )  # fmt: skip
