@@ -51,9 +51,10 @@ def convolution(
 ) -> Array:
     r"""Convolution, as the field calls this cross-correlation (LeCun et al., 1989).
 
-    With :math:`\tilde x` the padded image, s the stride, d the dilation and t running over the taps of the kernel:
+    With :math:`\tilde x` the padded image, s the stride, :math:`\delta` the dilation (how far apart the taps lie) and
+    t running over the taps of the kernel:
 
-    .. math:: y_{b o p} = \beta_o + \sum_t \sum_c W_{o c t}\; \tilde x_{b c, \; s p + d t}
+    .. math:: y_{b o p} = \beta_o + \sum_t \sum_c W_{o c t}\; \tilde x_{b c, \; s p + \delta t}
 
     Parameters
     ----------
@@ -87,10 +88,10 @@ def convolution_input_gradient(
 ) -> Array:
     r"""Gradient of :func:`convolution` with respect to its image; as a function of dy, the transposed convolution.
 
-    Pixel q of the padded image went into y at every p with :math:`s p + d t = q`, times :math:`W_{oct}`; so what
+    Pixel q of the padded image went into y at every p with :math:`s p + \delta t = q`, times :math:`W_{oct}`; so what
     forward reads through a tap's view, backward adds to through the same view:
 
-    .. math:: d\tilde x_{b c q} = \sum_{t, p \,:\, s p + d t = q} \sum_o W_{o c t}\; dy_{b o p}
+    .. math:: d\tilde x_{b c q} = \sum_{t, p \,:\, s p + \delta t = q} \sum_o W_{o c t}\; dy_{b o p}
 
     and the margin that was padded is cut off. Stride 1 makes of it a convolution of dy with the kernel turned by
     180 degrees. Run forward, it enlarges images (Zeiler et al., 2010).
@@ -123,7 +124,7 @@ def convolution_weight_gradient(
 
     :math:`W_{oct}` multiplies, in every image and at every place, the pixel that tap t sees there:
 
-    .. math:: dW_{o c t} = \sum_b \sum_p dy_{b o p}\; \tilde x_{b c, \; s p + d t}
+    .. math:: dW_{o c t} = \sum_b \sum_p dy_{b o p}\; \tilde x_{b c, \; s p + \delta t}
 
     Parameters
     ----------

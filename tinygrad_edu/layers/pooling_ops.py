@@ -58,9 +58,10 @@ def max_pool(
 ) -> tuple[Array, Array]:
     r"""Largest value of each window.
 
-    With t running over the taps of the window, s the stride and d the dilation, and :math:`-\infty` around the image:
+    With t running over the taps of the window, s the stride, :math:`\delta` the dilation, and :math:`-\infty` around
+    the image:
 
-    .. math:: y_{bcp} = \max_t\; \tilde x_{bc,\; sp + dt}, \qquad
+    .. math:: y_{bcp} = \max_t\; \tilde x_{bc,\; sp + \delta t}, \qquad
               \tau_{bcp} = \text{the first } t \text{ at which it is reached}
 
     Parameters
@@ -96,7 +97,7 @@ def max_pool_backward(
 
     y is a copy of the winning pixel, and does not feel the others. A pixel may win in several windows:
 
-    .. math:: d\tilde x_{bcq} = \sum_{p, t \,:\, sp + dt = q} dy_{bcp}\,[\tau_{bcp} = t]
+    .. math:: d\tilde x_{bcq} = \sum_{p, t \,:\, sp + \delta t = q} dy_{bcp}\,[\tau_{bcp} = t]
 
     Parameters
     ----------
