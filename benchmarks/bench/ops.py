@@ -108,6 +108,23 @@ def _cross_entropy_backward(s: Shapes) -> Arguments:
     return s.normal(s.logit_rows), logits, targets, lse, *rest
 
 
+def _masks(s: Shapes) -> Arguments:
+    """Two masks a picture, 64 x 64, as logits lie behind a convolution; and what they should be."""
+    shape = s.w.batch, 64, 64, 2
+    return s.normal(*shape).transpose(0, 3, 1, 2), (s.rng.random((shape[0], 2, 64, 64)) < 0.3).astype(s.dtype)
+
+
+def _dice(s: Shapes) -> Arguments:
+    logits, targets = _masks(s)
+    return _reference("sigmoid", logits), targets, 1.0, False
+
+
+def _dice_backward(s: Shapes) -> Arguments:
+    probabilities, targets, smooth, squared = _dice(s)
+    scores, size = _reference("dice", probabilities, targets, smooth, squared)
+    return s.normal(*scores.shape), probabilities, targets, scores, size, squared
+
+
 def _head(s: Shapes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scale = s.dtype.type(1 / math.sqrt(s.w.d_model))
     return s.normal(s.rows, s.w.d_model), s.normal(s.w.vocab, s.w.d_model) * scale, s.classes(s.rows)
@@ -163,6 +180,20 @@ def _recurrent_backward(s: Shapes, name: str) -> Arguments:
     return s.normal(*y.shape), *dstates, x, *weights, *how, *results[count:], True
 
 
+def _image(s: Shapes) -> np.ndarray:
+    """(B, 32, 64, 64) as convolutions give it, channels-last in memory: a level of a U-Net."""
+    return s.normal(s.w.batch, 64, 64, 32).transpose(0, 3, 1, 2)
+
+
+def _batchnorm_backward(s: Shapes) -> Arguments:
+    return _image(s), _image(s), s.normal(32), s.normal(32), abs(s.normal(32)), 1e-5
+
+
+def _groupnorm_backward(s: Shapes) -> Arguments:
+    statistics = s.normal(s.w.batch, 8), abs(s.normal(s.w.batch, 8))
+    return _image(s), _image(s), 8, s.normal(32), *statistics, 1e-5
+
+
 ELEMENTWISE = ("erf", "relu", "gelu", "gelu_tanh", "sigmoid", "silu", "tanh")
 
 CASES: dict[str, Callable[[Shapes], Arguments]] = {
@@ -191,6 +222,12 @@ CASES: dict[str, Callable[[Shapes], Arguments]] = {
     "layernorm_backward": _layernorm_backward,
     "rmsnorm": lambda s: (s.x(), s.normal(s.w.d_model), 1e-6),
     "rmsnorm_backward": _rmsnorm_backward,
+    "batchnorm": lambda s: (_image(s), s.normal(32), s.normal(32), 1e-5),
+    "batchnorm_backward": _batchnorm_backward,
+    "batchnorm_inference": lambda s: (_image(s), s.normal(32), s.normal(32), s.normal(32), abs(s.normal(32)), 1e-5),
+    "batchnorm_inference_backward": _batchnorm_backward,
+    "groupnorm": lambda s: (_image(s), 8, s.normal(32), s.normal(32), 1e-5),
+    "groupnorm_backward": _groupnorm_backward,
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,
     "linear_cross_entropy": _linear_cross_entropy,

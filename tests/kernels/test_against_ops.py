@@ -30,6 +30,8 @@ def lay_out(x: np.ndarray, layout: str) -> np.ndarray:
     """The same values (or, broadcast, its first entries repeated) in another order of memory."""
     if layout == "fortran":
         return np.asfortranarray(x)
+    if layout == "channels last" and x.ndim > 2:
+        return np.moveaxis(np.moveaxis(x, 1, -1).copy(), -1, 1)
     if layout == "every second" and x.ndim:
         return np.repeat(x, 2, axis=-1)[..., ::2]
     if layout == "backwards" and x.ndim:
@@ -75,6 +77,15 @@ class Draw:
     def normal(self, *shape: int, layout: str | None = None, scale: float = 1.0) -> np.ndarray:
         x = (self._rng.standard_normal(shape) * scale).astype(self.dtype)
         return lay_out(x, layout or self.layout())
+
+    def image_shape(self) -> tuple[int, ...]:
+        """(B, C, *size) with no, one, two or three sizes."""
+        if self.large:
+            return self.choice((2, 3, 53, 61), (LARGE, 3), (3, 300, 5, 7))
+        return self.length(0, 3), self.length(1, 9), *self._data.draw(st.lists(st.integers(1, 6), max_size=3))
+
+    def image(self, *shape: int, scale: float = 1.0) -> np.ndarray:
+        return self.normal(*shape, layout=self.choice(*LAYOUTS, "channels last"), scale=scale)
 
     def ids(self, high: int, *shape: int) -> np.ndarray:
         ids = self._rng.integers(0, high, shape) if high else np.zeros(shape, dtype=np.int64)
@@ -337,7 +348,50 @@ ARGUMENTS: dict[str, Entry] = {
     "squared_sum": Entry(_one),
 }  # fmt: skip
 
+def _channels(d: Draw, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Weight and bias, or none."""
+    if d.choice(True, False):
+        return None, None
+    return d.normal(shape[1]), d.normal(shape[1])
+
+
+def _batchnorm(d: Draw) -> tuple[Any, ...]:
+    shape = d.image_shape()
+    shape = (max(shape[0], 2), *shape[1:])  # of one value a channel the variance is rounding alone
+    return d.image(*shape), *_channels(d, shape), 1e-2
+
+
+def _batchnorm_backward(d: Draw, least: int) -> tuple[Any, ...]:
+    batch, *rest = d.image_shape()
+    shape = (max(batch, least), *rest)
+    weight, _ = _channels(d, shape)
+    return d.image(*shape), d.image(*shape), weight, d.normal(shape[1]), abs(d.normal(shape[1])), 1e-2
+
+
+def _batchnorm_inference(d: Draw) -> tuple[Any, ...]:
+    shape = d.image_shape()
+    return d.image(*shape), *_channels(d, shape), d.normal(shape[1]), abs(d.normal(shape[1])), 1e-2
+
+
+def _groupnorm(d: Draw) -> tuple[Any, ...]:
+    shape = d.image_shape()
+    groups = d.choice(*(g for g in range(1, shape[1] + 1) if shape[1] % g == 0))
+    return d.image(*shape), groups, *_channels(d, shape), 1e-2
+
+
+def _groupnorm_backward(d: Draw) -> tuple[Any, ...]:
+    x, groups, weight, _, eps = _groupnorm(d)
+    statistics = d.normal(len(x), groups), abs(d.normal(len(x), groups))
+    return d.image(*x.shape), x, groups, weight, *statistics, eps
+
+
 CPU = sorted(dispatch.registered_kernels("cpu"), key=lambda kernel: kernel[:3])
+    "batchnorm": Entry(_batchnorm, longer=2),
+    "batchnorm_backward": Entry(lambda d: _batchnorm_backward(d, 1), longer=2),
+    "batchnorm_inference": Entry(_batchnorm_inference),
+    "batchnorm_inference_backward": Entry(lambda d: _batchnorm_backward(d, 0)),
+    "groupnorm": Entry(_groupnorm, longer=2),
+    "groupnorm_backward": Entry(_groupnorm_backward, longer=2),
 each_kernel = pytest.mark.parametrize(
     "name, device, dtype, kernel", CPU, ids=[f"{name} {dtype}" for name, _, dtype, _ in CPU]
 )

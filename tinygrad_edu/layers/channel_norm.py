@@ -33,8 +33,8 @@ class _ChannelNorm(Layer):
 
     def _scale(self, x: Array) -> tuple[Array | None, Array | None]:
         """The values of weight and bias, which must be on the device of `x`."""
-        held = [each.data for each in (*self._parameters.values(), *self._buffers.values())]
-        namespace(x, *held)
+        held: list[Parameter | Buffer] = [*self._parameters.values(), *self._buffers.values()]
+        namespace(x, *(each.data for each in held))
         return (self.weight.data, self.bias.data) if self.weight is not None and self.bias is not None else (None, None)
 
     def _accumulate(self, dweight: Array, dbias: Array) -> None:
@@ -133,7 +133,7 @@ class _BatchNorm(_RunningNorm):
         weight = None if self.weight is None else self.weight.data
         dx, dweight, dbias = gradient(dy, x, weight, mean, var, self.eps)
         self._accumulate(dweight, dbias)
-        return dx  # type: ignore[no-any-return]
+        return dx
 
     def _check(self, x: Array) -> None:
         namespace(x)  # an error for what is no array
@@ -230,7 +230,7 @@ class _InstanceNorm(_RunningNorm):
         else:
             dx, dweight, dbias = groupnorm_backward(dy, x, self.num_features, weight, mean, var, self.eps)
         self._accumulate(dweight, dbias)
-        return dx  # type: ignore[no-any-return]
+        return dx
 
 
 class InstanceNorm1d(_InstanceNorm):

@@ -141,11 +141,15 @@ def groupnorm(
     y : (B, C, *size)
     mean, var : (B, G), kept for the backward pass
     """
-    xp = namespace(x)
-    groups = x.reshape(len(x), num_groups, x.shape[1] // num_groups, -1)  # (B, G, C / G, places)
-    mean, var = groups.mean(axis=(2, 3), keepdims=True), groups.var(axis=(2, 3), keepdims=True)
-    xhat = (groups - mean) / xp.sqrt(var + eps)
-    return _scaled(xhat.reshape(x.shape), weight, bias), mean[:, :, 0, 0], var[:, :, 0, 0]
+    groups = x.reshape(len(x), num_groups, x.shape[1] // num_groups, *x.shape[2:])  # (B, G, C / G, *size)
+    axes = tuple(range(2, groups.ndim))
+    mean, var = groups.mean(axis=axes, keepdims=True), groups.var(axis=axes, keepdims=True)
+    xhat = (groups - mean) / namespace(x).sqrt(var + eps)
+    return (
+        _scaled(xhat.reshape(x.shape), weight, bias),
+        mean.reshape(len(x), num_groups),
+        var.reshape(len(x), num_groups),
+    )
 
 
 @op
@@ -163,11 +167,14 @@ def groupnorm_backward(
     -------
     dx : (B, C, *size); dweight, dbias : (C,), which a layer without weight and bias has no use for
     """
-    xp, axes = namespace(dy, x), _but_channels(x)
-    grouped = (len(x), num_groups, x.shape[1] // num_groups, -1)
-    rstd = 1 / xp.sqrt(var + eps)[:, :, None, None]
-    xhat = (x.reshape(grouped) - mean[:, :, None, None]) * rstd
+    grouped = (len(x), num_groups, x.shape[1] // num_groups, *x.shape[2:])
+    axes = tuple(range(2, len(grouped)))
+    mean, var = (values.reshape(*values.shape, *(1 for _ in axes)) for values in (mean, var))  # (B, G, 1, 1, 1)
+    rstd = 1 / namespace(dy, x).sqrt(var + eps)
+    xhat = (x.reshape(grouped) - mean) * rstd
     dxhat = _scaled(dy, weight, None).reshape(grouped)
-    dx = dxhat - dxhat.mean(axis=(2, 3), keepdims=True)
-    dx -= xhat * (dxhat * xhat).mean(axis=(2, 3), keepdims=True)
-    return (dx * rstd).reshape(x.shape), (dy * xhat.reshape(x.shape)).sum(axis=axes), dy.sum(axis=axes)
+    dx = dxhat - dxhat.mean(axis=axes, keepdims=True)
+    dx -= xhat * (dxhat * xhat).mean(axis=axes, keepdims=True)
+    everywhere = _but_channels(x)
+    dweight = (dy * xhat.reshape(x.shape)).sum(axis=everywhere)
+    return (dx * rstd).reshape(x.shape), dweight, dy.sum(axis=everywhere)

@@ -9,6 +9,7 @@ discard_stale_code(Path(__file__).parent)  # before the modules below load what 
 from . import (  # noqa: E402
     activation,
     attention,
+    channel_norm,
     dropout,
     embedding,
     gemm,
@@ -26,6 +27,7 @@ __all__ = [
     "activation",
     "attention",
     "dropout",
+    "channel_norm",
     "embedding",
     "gemm",
     "linear",
