@@ -20,6 +20,7 @@ from tinygrad_edu.models.diffusion import (
     DDIMChain,
     DDIMSampler,
     DiffusionProcess,
+    RewardedDiffusion,
     make_noise_schedule,
 )
 from tinygrad_edu.storage import load_checkpoint
@@ -222,6 +223,67 @@ def test_it_learns_what_it_is_asked_for() -> None:
     assert sampler.sample(p.guided(4.0), (500, 2), ones, seed=4).mean() > 0.6
 
 
+# -- a reward ----------------------------------------------------------------------------------------------
+
+
+class Judge(Layer):
+    """Likes pictures near a linear map's wish; has a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = Linear(12, 1, generator=tg.backend.Generator(3))
+
+    def forward(self, x: Any) -> Any:
+        self.save(x.shape)
+        return self.linear(x.reshape(len(x), -1))[:, 0]
+
+    def backward(self, dy: Any) -> Any:
+        return self.linear.backward(dy[:, None]).reshape(self.saved())
+
+
+class Flatten(Layer):
+    def forward(self, x: Any) -> Any:
+        return x.reshape(len(x), -1)
+
+
+def rewarded(prediction: str = "v", **options: Any) -> RewardedDiffusion:
+    return RewardedDiffusion(
+        SmallNet(steps=50), Judge().astype("float64"), "cosine", 50, prediction=prediction, **options
+    )
+
+
+@each
+@pytest.mark.parametrize("clip", [None, 1.5])
+@pytest.mark.parametrize("divisor", [None, 9])
+def test_the_gradient_goes_through_the_judge(prediction: str, clip: float | None, divisor: int | None) -> None:
+    p = rewarded(prediction, reward_weight=2.0, clip=clip)
+    t = np.array([0, 3, 10, 20, 30])
+    report = tg.check.layer(p, X0, t=t, noise=NOISE, divisor=divisor, wrt=["x0"], contract=False)
+    report.raise_if_wrong()
+    assert {"x0", *dict(p.named_parameters())} <= {tensor.name for tensor in report.tensors}
+    assert not any("judge" in name or "linear" in name for name in p.state_dict())
+    assert not any(parameter.grad.any() for parameter in p.judge.parameters())
+
+
+def test_the_reward_is_taken_off_and_rises() -> None:
+    plain, p = process("v").astype("float64"), rewarded(reward_weight=0.7).astype("float64")
+    p.load_state_dict(plain.state_dict())
+    x_t = p.schedule.add_noise(X0, T, NOISE)
+    a, s = p.schedule.amplitudes(T, X0)
+    numbers = p.judge((a * x_t - s * p.net(x_t, T)).clip(-1, 1))
+    share = p.schedule.alphas_bar[T]
+    wanted = plain(X0, t=T, noise=NOISE) - 0.7 * (share * numbers).mean()
+    assert p(X0, t=T, noise=NOISE) == pytest.approx(wanted, rel=1e-12)
+    assert p.reward == pytest.approx((share * numbers).sum() / share.sum(), rel=1e-12)
+
+    before, p.reward_weight = p.reward, 20.0
+    train_model(p, [(X0,)] * 100, learning_rate=1e-2, epochs=1, progress=False)
+    p(X0, t=T, noise=NOISE)
+    assert p.reward > before + 0.3
+    p.forward_backward(X0)  # what its own unfinished forwards had saved is forgotten, and the judge's too
+    assert not any(layer._saved for part in (p, p.judge) for layer in part.layers())
+
+
 # -- the deterministic sampler as a layer ------------------------------------------------------------------
 
 
@@ -277,7 +339,11 @@ def everything(device: str, prediction: str) -> list[Any]:
         chain = DDIMChain(p.guided(1.5), p.sampler(steps=3))  # type: ignore[arg-type]
         x = chain(tg.backend.asarray(NOISE), tg.backend.asarray(CONDITION))
         assert tg.backend.device_of(x) == device
-        return [*found, to_host(x), to_host(chain.backward(x))]
+        found += [to_host(x), to_host(chain.backward(x))]
+        r = rewarded(prediction, reward_weight=0.5).astype("float64").to(device)
+        r.judge.to(device)
+        found.append(r.forward_backward(X0))
+        return [*found, *(to_host(parameter.grad) for parameter in r.parameters())]
 
 
 @each
@@ -313,6 +379,14 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: P(X32, noise=X32[:2]), ShapeError, "x0 and noise must have one shape"),
     (lambda: P(X32, CONDITION[:2]), ShapeError, r"a row for each of 5 pictures, got \(2, 2\)"),
     (lambda: P(X32, "cat"), ShapeError, "got str"),
+    (lambda: RewardedDiffusion(SmallNet(), print), ConfigError, "judge must be a layer, got builtin_function"),  # type: ignore[arg-type]
+    (lambda: rewarded(reward_weight=-1), ConfigError, "reward_weight must be a number >= 0, got -1"),
+    (lambda: rewarded(clip=0), ConfigError, "clip must be a number > 0 or None, got 0"),
+    (
+        lambda: RewardedDiffusion(SmallNet(steps=50), Flatten(), "cosine", 50)(X32),
+        ShapeError,
+        r"the judge must give \(5,\) numbers, one a picture, got \(5, 12\)",
+    ),
     (lambda: P.sampler("ddin"), ConfigError, "unknown kind 'ddin', wanted 'ddim' or 'ddpm'"),
     (lambda: P.guided(3.0), ConfigError, "scale 3 needs a network that was trained with condition_dropout > 0"),
 ]

@@ -4,6 +4,7 @@ from .chain import DDIMChain
 from .guidance import ClassifierFreeGuidance
 from .predictions import PREDICTIONS, prediction_target, split_prediction, split_prediction_backward
 from .process import DiffusionProcess
+from .reward import RewardedDiffusion
 from .samplers import (
     SPACINGS,
     DDIMSampler,
@@ -27,6 +28,7 @@ __all__ = [
     "DDPMSampler",
     "DiffusionProcess",
     "NoiseSchedule",
+    "RewardedDiffusion",
     "Sampler",
     "SamplingState",
     "cosine_betas",

@@ -133,7 +133,7 @@ class DiffusionProcess(Layer):
         share = (x0.size // batch) * (batch if divisor is None else divisor)
         value = loss(output, target) / share
         self.save(loss, share, host_t, drop)
-        return value
+        return value + self._further(output, x_t, host_t, batch if divisor is None else divisor)
 
     def backward(self, dloss: Any = 1.0) -> Any:
         """Accumulates the gradients of the network, and returns that of the pictures.
@@ -141,10 +141,13 @@ class DiffusionProcess(Layer):
         Where the network's backward also returns the gradient of the condition, so does this, with zeros where the
         condition was dropped.
         """
+        further = self._further_backward(dloss)  # what was saved last is taken first
         loss, share, t, drop = self.saved()
         doutput = loss.backward(dloss / share)
-        gradients = self.net.backward(doutput)
+        gradients = self.net.backward(doutput if further is None else doutput + further[0])
         dx_t = first_of(gradients)
+        if further is not None:
+            dx_t = dx_t + further[1]
         a, s = self.schedule.amplitudes(t, dx_t)
         dx0 = a * dx_t  # by way of x_t
         if self.prediction == "v":  # by way of the target, a noise - s x0
@@ -157,6 +160,14 @@ class DiffusionProcess(Layer):
         if drop is not None and dcondition is not None:
             dcondition = dcondition * ~drop.reshape(-1, *(1,) * (dcondition.ndim - 1))
         return dx0, dcondition
+
+    def _further(self, output: Array, x_t: Array, t: Any, pictures: float) -> Any:
+        """What a kind of process adds to the loss, a sum over pictures divided by `pictures`."""
+        return 0.0
+
+    def _further_backward(self, dloss: Any) -> tuple[Array, Array] | None:
+        """The gradients of what was added, for `output` and for `x_t`."""
+        return None
 
     def _draw_times(self, batch: int) -> Any:
         with use("cpu"):  # the schedule's tables are there
