@@ -500,7 +500,7 @@ WRONG_OPS = [
         },
         "The shape is (4, 7), wanted (7,): the sum over batch is missing.",
     ),
-    ("relu", {"relu_backward": lambda dy, x: dy * (x > -10)}, "backward WRONG in dx"),
+    ("relu", {"relu_backward": lambda dy, y: dy * (y > -10)}, "backward WRONG in dx"),
     ("tanh", {"tanh_backward": lambda dy, y: dy / (y - y)}, "72 of 72 entries are not finite"),
 ]
 

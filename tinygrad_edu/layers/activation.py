@@ -25,9 +25,12 @@ def relu(x: Array) -> Array:
 
 
 @op
-def relu_backward(dy: Array, x: Array) -> Array:
-    r"""Gradient of :func:`relu`: :math:`dx = dy\,[x > 0]`; at the kink itself 0, as torch has it."""
-    return dy * (x > 0)
+def relu_backward(dy: Array, y: Array) -> Array:
+    r"""Gradient of :func:`relu`: :math:`dx = dy\,[y > 0]`; at the kink itself 0, as torch has it.
+
+    y is positive where x is, and the next layer keeps it anyway.
+    """
+    return dy * (y > 0)
 
 
 @op
@@ -146,8 +149,9 @@ class ReLU(Layer):
     """``max(x, 0)``."""
 
     def forward(self, x: Array) -> Array:
-        self.save(x)
-        return relu(x)
+        y = relu(x)
+        self.save(y)
+        return y
 
     def backward(self, dy: Array) -> Array:
         return relu_backward(dy, self.saved())
