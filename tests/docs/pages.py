@@ -36,6 +36,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     DOCS / "architecture.md",
     DOCS / "data.md",
+    DOCS / "design-decomposition.md",
     DOCS / "gradient-checking.md",
     DOCS / "models.md",
     DOCS / "training.md",
