@@ -334,3 +334,6 @@ def test_relations_of_matrices() -> None:
     assert explain(wide.T, wide, Context(("out", "in"))) == "The shape is (3, 5), wanted (5, 3): it is transposed."
     assert "the axes are swapped" in explain(wide.T * 2, wide, Context(("out", "in")))
     assert "It should be zero everywhere." in explain(wide, wide * 0, Context(("out", "in")))
+    assert explain(wide[::-1], wide, Context(("out", "in"))) == "It is reversed along `out`."
+    assert explain(wide[:, ::-1], wide, Context(("out", "in"))) == "It is reversed along `in`."
+    assert explain(wide[::-1, ::-1], wide, Context(("out", "in"))) == "It is reversed along `out` and `in`."

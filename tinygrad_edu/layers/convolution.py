@@ -99,12 +99,15 @@ class _Convolution(_Filters):
         self._by_op = padding_mode == "zeros" and all(before == after for before, after in self._margins)
         self._zeros = tuple(before if self._by_op else 0 for before, _ in self._margins)
 
+    def _reach(self) -> Size:
+        """Pixels from the first tap of the kernel to the last, both counted."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+
     def _find_margins(self) -> Margins:
         if self.padding == "valid":
             return ((0, 0),) * self.axes
         if self.padding == "same":  # where they cannot be equal, the longer one is after, as torch has it
-            reach = [d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True)]
-            return tuple((n // 2, n - n // 2) for n in reach)
+            return tuple(((n - 1) // 2, n // 2) for n in self._reach())
         return tuple((int(n), int(n)) for n in self.padding)
 
     def _padded(self, x: Array) -> Array:
@@ -113,22 +116,19 @@ class _Convolution(_Filters):
     def _output_size(self, size: Size) -> Size:
         """Size of the output for images of `size`; ShapeError if the kernel does not fit into them."""
         padded = tuple(n + sum(margin) for n, margin in zip(size, self._margins, strict=True))
-        none = (0,) * self.axes
-        output = convolved_size(padded, self.kernel_size, self.stride, none, self.dilation)
-        name, axes = type(self).__name__, range(self.axes)
-        if any(padded[i] < self.dilation[i] * (self.kernel_size[i] - 1) + 1 for i in axes):
-            reach = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+        reach, name = self._reach(), type(self).__name__
+        if any(n < r for n, r in zip(padded, reach, strict=True)):
             raise ShapeError(
                 f"{name}: the image, {format_shape(size)} and with its padding {format_shape(padded)}, is smaller than "
                 f"the kernel, which reaches over {format_shape(reach)}"
             )
         largest = {"reflect": [n - 1 for n in size], "circular": list(size)}.get(self.padding_mode)
-        if largest is not None and any(max(self._margins[i]) > largest[i] for i in axes):
+        if largest is not None and any(max(margin) > n for margin, n in zip(self._margins, largest, strict=True)):
             raise ShapeError(
                 f"{name}: padding_mode={self.padding_mode!r} can pad an image {format_shape(size)} by at most "
                 f"{format_shape(largest)}, padding is {format_shape([max(margin) for margin in self._margins])}"
             )
-        return output
+        return convolved_size(padded, self.kernel_size, self.stride, (0,) * self.axes, self.dilation)
 
     @batched
     def forward(self, x: Array) -> Array:  # (B, in_channels, *size) -> (B, out_channels, *output)
