@@ -193,11 +193,13 @@ class ConditionTwin(nn.Module):
             ids = [self.c.num_classes if drop is not None and drop[i] else int(k) for i, k in enumerate(condition)]
             return self.table.weight[ids], None, None
         context = condition[:, None] if condition.ndim == 2 else condition
-        mask = torch.ones(context.shape[:2], dtype=torch.bool) if mask is None else mask.clone()
+        mask = torch.ones(context.shape[:2], dtype=torch.bool) if mask is None else mask
+        if drop is not None:
+            mask = mask | drop[:, None]
         rows, vectors = [], []
         for i, row in enumerate(context):
             if drop is not None and drop[i]:
-                row, mask[i] = self.nothing.expand(row.shape), True
+                row = self.nothing.expand(row.shape)
             rows.append(row)
             vectors.append(row[mask[i]].mean(dim=0))
         return self.pooled(torch.stack(vectors)), torch.stack(rows), mask
@@ -329,12 +331,13 @@ def ours(model: Any, inputs: tuple[Any, ...], upstream: Any) -> Found:
 def theirs(twin: Any, inputs: tuple[Any, ...], upstream: Any) -> Found:
     """The same of a twin in torch."""
     dtype = next(twin.parameters()).dtype
-    given = [tensor(np.array(x, dtype=str(dtype)[6:]) if x.dtype.kind == "f" else x) for x in inputs]
+    given = [None if x is None else tensor(x if x.dtype.kind != "f" else x.astype(str(dtype)[6:])) for x in inputs]
     outputs = twin(*given)
     pairs = zip(_numbered("y", outputs).values(), _numbered("dy", upstream).values(), strict=True)
     sum((y * torch.tensor(dy, dtype=dtype)).sum() for y, dy in pairs).backward()
-    found = _numbered("y", outputs) | _numbered("dx", tuple(x.grad for x in given if x.requires_grad))
-    found |= {f"gradient of {name}": parameter.grad for name, parameter in twin.named_parameters()}
+    found = _numbered("y", outputs) | _numbered("dx", tuple(x.grad for x in given if x is not None and x.requires_grad))
+    for name, parameter in twin.named_parameters():  # torch has none for what was not used
+        found[f"gradient of {name}"] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     found |= dict(twin.state_dict())
     return {name: value.detach().numpy().copy() for name, value in found.items()}
 

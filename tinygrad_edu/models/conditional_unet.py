@@ -239,7 +239,7 @@ class ConditionalUNet(Network):
             For what does not fit the network or the other arguments, or is missing.
         """
         self._check_images(x, self.config.in_channels, 1)
-        if t.ndim == 1 and len(t) != len(x):
+        if getattr(t, "ndim", 0) == 1 and len(t) != len(x):
             raise ShapeError(f"ConditionalUNet: t must have a step for each of {len(x)} images, got {len(t)}")
         given = self._embed(t, condition, mask, drop)
         x = self.conv_in(x)
