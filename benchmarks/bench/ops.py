@@ -185,6 +185,25 @@ def _image(s: Shapes) -> np.ndarray:
     return s.normal(s.w.batch, 64, 64, 32).transpose(0, 3, 1, 2)
 
 
+ONE = (1, 1)
+
+
+def _filters(s: Shapes) -> np.ndarray:
+    """3x3, to as many channels as :func:`_image` has."""
+    channels = _image(s).shape[1]
+    return s.normal(channels, channels, 3, 3) * s.dtype.type(1 / math.sqrt(9 * channels))
+
+
+def _convolution(s: Shapes) -> Arguments:
+    weight = _filters(s)
+    return _image(s), weight, s.normal(len(weight)), ONE, ONE, ONE, 1
+
+
+def _convolution_input_gradient(s: Shapes) -> Arguments:
+    dy = _image(s)
+    return dy, _filters(s), dy.shape[2:], ONE, ONE, ONE, 1
+
+
 def _batchnorm_backward(s: Shapes) -> Arguments:
     return _image(s), _image(s), s.normal(32), s.normal(32), abs(s.normal(32)), 1e-5
 
@@ -222,6 +241,10 @@ CASES: dict[str, Callable[[Shapes], Arguments]] = {
     "layernorm_backward": _layernorm_backward,
     "rmsnorm": lambda s: (s.x(), s.normal(s.w.d_model), 1e-6),
     "rmsnorm_backward": _rmsnorm_backward,
+    "convolution": _convolution,
+    "convolution_input_gradient": _convolution_input_gradient,
+    "convolution_weight_gradient": lambda s: (_image(s), _image(s), (3, 3), ONE, ONE, ONE, 1),
+    "channel_sum": lambda s: (_image(s),),
     "batchnorm": lambda s: (_image(s), s.normal(32), s.normal(32), 1e-5),
     "batchnorm_backward": _batchnorm_backward,
     "batchnorm_inference": lambda s: (_image(s), s.normal(32), s.normal(32), s.normal(32), abs(s.normal(32)), 1e-5),
@@ -230,6 +253,10 @@ CASES: dict[str, Callable[[Shapes], Arguments]] = {
     "groupnorm_backward": _groupnorm_backward,
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,
+    "binary_cross_entropy_with_logits": lambda s: (*_masks(s), None),
+    "binary_cross_entropy_with_logits_backward": lambda s: (_masks(s)[0], *_masks(s), None),
+    "dice": _dice,
+    "dice_backward": _dice_backward,
     "linear_cross_entropy": _linear_cross_entropy,
     "linear_cross_entropy_grad": _linear_cross_entropy_grad,
     "squared_error": lambda s: (s.x(), s.x()),

@@ -95,6 +95,11 @@ class Draw:
         ids = self._rng.integers(0, classes, rows)
         return np.where(self._rng.random(rows) < 0.3, ignore_index, ids)
 
+    def fractions(self, *shape: int) -> np.ndarray:
+        """Numbers in [0, 1], both ends among them."""
+        x = np.clip(self._rng.random(shape) * 1.5 - 0.25, 0, 1)
+        return lay_out(x.astype(self.dtype), self.layout())
+
     def mask(self, *shape: int) -> np.ndarray:
         return self._rng.random(shape) < self.choice(0.0, 0.5, 0.9)
 
@@ -218,6 +223,30 @@ def _cross_entropy_backward(d: Draw) -> tuple[Any, ...]:
     return d.normal(len(targets)), logits, targets, lse, weight, ignore_index, smoothing
 
 
+def _binary(d: Draw) -> tuple[Any, ...]:
+    *head, last = shape = (*d.shape(), d.length(d.large))
+    factors = d.choice((last,), shape, (*(1 for _ in head), last))
+    weight = abs(d.normal(*factors)) + 0.1 if d.choice(True, False) else None
+    return d.normal(*shape, scale=d.choice(1.0, 10.0)), d.fractions(*shape), weight
+
+
+def _binary_backward(d: Draw) -> tuple[Any, ...]:
+    logits, *rest = _binary(d)
+    return d.normal(*logits.shape), logits, *rest
+
+
+def _masks(d: Draw) -> tuple[Any, ...]:
+    shape = (d.length(), d.length(), d.rows(), *d.choice((), (3,)))
+    return d.fractions(*shape), d.fractions(*shape), d.number(0.1, 2.0), d.choice(True, False)
+
+
+def _masks_backward(d: Draw) -> tuple[Any, ...]:
+    probabilities, targets, smooth, squared = _masks(d)
+    with reference_ops():
+        scores, size = registered_ops()["dice"](probabilities, targets, smooth, squared)
+    return d.normal(*scores.shape), probabilities, targets, scores, size, squared
+
+
 def _head(d: Draw) -> tuple[Any, ...]:
     rows, width, classes = d.rows(), d.length(1), d.length(1, 40)
     bias = d.normal(classes, layout="plain") if d.choice(True, False) else None
@@ -319,35 +348,6 @@ def _recurrent_backward(d: Draw, name: str) -> tuple[Any, ...]:
     return d.normal(*y.shape), *dstates, x, *weights, *how, *results[count:], d.choice(True, False)
 
 
-ARGUMENTS: dict[str, Entry] = {
-    **{name: Entry(lambda d, name=name: _recurrent(d, name), longer=2) for name in GATES},
-    **{f"{name}_backward": Entry(lambda d, name=name: _recurrent_backward(d, name), longer=2) for name in GATES},
-    "rotary": Entry(_rotary),
-    **{name: Entry(_one) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh", "erf")},
-    **{f"{name}_backward": Entry(_two) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh")},
-    "gemm": Entry(_gemm, changed=(2,)),
-    "linear": Entry(_linear),
-    "linear_backward": Entry(_linear_backward, changed=(4, 5)),
-    "embedding": Entry(_embedding),
-    "embedding_backward": Entry(_embedding_backward, changed=(2,)),
-    "layernorm": Entry(lambda d: _norm(d, 2), longer=4),
-    "layernorm_backward": Entry(lambda d: _norm_backward(d, True)),
-    "rmsnorm": Entry(lambda d: _norm(d, 1), longer=4),
-    "rmsnorm_backward": Entry(lambda d: _norm_backward(d, False)),
-    "attention": Entry(_heads),
-    "attention_backward": Entry(_heads_backward),
-    "cross_entropy": Entry(_cross_entropy),
-    "cross_entropy_backward": Entry(_cross_entropy_backward),
-    "linear_cross_entropy": Entry(_head),
-    "linear_cross_entropy_grad": Entry(_head_grad, changed=(5, 6)),
-    "dropout": Entry(_dropout),
-    "random_uniform": Entry(lambda d: (d.normal(*d.shape()), d.choice(0, 7, 2**63 - 1), d.choice(None, (3, 5), ()))),
-    "adam_update": Entry(_adam, changed=(0, 2, 3)),
-    "sgd_update": Entry(_sgd, changed=(0, 2)),
-    "ema_update": Entry(_average, changed=(0,)),
-    "squared_sum": Entry(_one),
-}  # fmt: skip
-
 def _channels(d: Draw, shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Weight and bias, or none."""
     if d.choice(True, False):
@@ -385,13 +385,97 @@ def _groupnorm_backward(d: Draw) -> tuple[Any, ...]:
     return d.image(*x.shape), x, groups, weight, *statistics, eps
 
 
-CPU = sorted(dispatch.registered_kernels("cpu"), key=lambda kernel: kernel[:3])
+def _convolution_shapes(d: Draw) -> tuple[Any, ...]:
+    """Shapes of x, of weight and of y, then stride, padding, dilation and groups.
+
+    All the ways that a kernel may go: 3x3 filters of stride 1 and others, few and many channels, groups down to one
+    channel, more padding than kernel, a result of one pixel; whole panels of channels and parts of them.
+    """
+    axes = 2 if d.large else d.choice(1, 2, 2, 2, 3)
+    groups = d.choice(1, 1, 2, 5)
+    depthwise = groups > 1 and d.choice(True, False)
+    inputs, outputs = (1 if depthwise else d.choice(1, 3, 5, 16, 31, 33, 64) for _ in range(2))
+    batch = 5 if d.large else d.choice(0, 1, 1, 2, 5)
+
+    def sizes(low: int, high: int) -> tuple[int, ...]:
+        return tuple(d.length(low, high) for _ in range(axes))
+
+    kernel = (3,) * axes if d.choice(True, False) else sizes(1, 4)
+    one = (1,) * axes
+    stride, dilation = (one, one) if d.choice(True, False) else (sizes(1, 3), sizes(1, 2))
+    padding = d.choice((0,) * axes, one, sizes(0, 5))
+    room = (19, 23) if d.large else sizes(0, 8)
+    size = tuple(
+        max(1, extra + s * (k - 1) + 1 - 2 * p) for extra, s, k, p in zip(room, dilation, kernel, padding, strict=True)
+    )
+    output = tuple(
+        (n + 2 * p - e * (k - 1) - 1) // s + 1
+        for n, p, e, k, s in zip(size, padding, dilation, kernel, stride, strict=True)
+    )
+    x, weight = (batch, groups * inputs, *size), (groups * outputs, inputs, *kernel)
+    return x, weight, (batch, groups * outputs, *output), stride, padding, dilation, groups
+
+
+def _convolution(d: Draw) -> tuple[Any, ...]:
+    x, weight, _, *rest = _convolution_shapes(d)
+    bias = d.normal(weight[0]) if d.choice(True, False) else None
+    return d.image(*x), d.normal(*weight), bias, *rest
+
+
+def _convolution_input_gradient(d: Draw) -> tuple[Any, ...]:
+    x, weight, y, *rest = _convolution_shapes(d)
+    return d.image(*y), d.normal(*weight), x[2:], *rest
+
+
+def _convolution_weight_gradient(d: Draw) -> tuple[Any, ...]:
+    x, weight, y, *rest = _convolution_shapes(d)
+    return d.image(*y), d.image(*x), weight[2:], *rest
+
+
+ARGUMENTS: dict[str, Entry] = {
+    "convolution": Entry(_convolution),
+    "convolution_input_gradient": Entry(_convolution_input_gradient),
+    "convolution_weight_gradient": Entry(_convolution_weight_gradient),
+    "channel_sum": Entry(lambda d: (d.image(*d.image_shape()),)),
     "batchnorm": Entry(_batchnorm, longer=2),
     "batchnorm_backward": Entry(lambda d: _batchnorm_backward(d, 1), longer=2),
     "batchnorm_inference": Entry(_batchnorm_inference),
     "batchnorm_inference_backward": Entry(lambda d: _batchnorm_backward(d, 0)),
     "groupnorm": Entry(_groupnorm, longer=2),
     "groupnorm_backward": Entry(_groupnorm_backward, longer=2),
+    **{name: Entry(lambda d, name=name: _recurrent(d, name), longer=2) for name in GATES},
+    **{f"{name}_backward": Entry(lambda d, name=name: _recurrent_backward(d, name), longer=2) for name in GATES},
+    "rotary": Entry(_rotary),
+    **{name: Entry(_one) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh", "erf")},
+    **{f"{name}_backward": Entry(_two) for name in ("gelu", "gelu_tanh", "silu", "relu", "sigmoid", "tanh")},
+    "gemm": Entry(_gemm, changed=(2,)),
+    "linear": Entry(_linear),
+    "linear_backward": Entry(_linear_backward, changed=(4, 5)),
+    "embedding": Entry(_embedding),
+    "embedding_backward": Entry(_embedding_backward, changed=(2,)),
+    "layernorm": Entry(lambda d: _norm(d, 2), longer=4),
+    "layernorm_backward": Entry(lambda d: _norm_backward(d, True)),
+    "rmsnorm": Entry(lambda d: _norm(d, 1), longer=4),
+    "rmsnorm_backward": Entry(lambda d: _norm_backward(d, False)),
+    "attention": Entry(_heads),
+    "attention_backward": Entry(_heads_backward),
+    "cross_entropy": Entry(_cross_entropy),
+    "cross_entropy_backward": Entry(_cross_entropy_backward),
+    "binary_cross_entropy_with_logits": Entry(_binary),
+    "binary_cross_entropy_with_logits_backward": Entry(_binary_backward),
+    "dice": Entry(_masks),
+    "dice_backward": Entry(_masks_backward),
+    "linear_cross_entropy": Entry(_head),
+    "linear_cross_entropy_grad": Entry(_head_grad, changed=(5, 6)),
+    "dropout": Entry(_dropout),
+    "random_uniform": Entry(lambda d: (d.normal(*d.shape()), d.choice(0, 7, 2**63 - 1), d.choice(None, (3, 5), ()))),
+    "adam_update": Entry(_adam, changed=(0, 2, 3)),
+    "sgd_update": Entry(_sgd, changed=(0, 2)),
+    "ema_update": Entry(_average, changed=(0,)),
+    "squared_sum": Entry(_one),
+}  # fmt: skip
+
+CPU = sorted(dispatch.registered_kernels("cpu"), key=lambda kernel: kernel[:3])
 each_kernel = pytest.mark.parametrize(
     "name, device, dtype, kernel", CPU, ids=[f"{name} {dtype}" for name, _, dtype, _ in CPU]
 )

@@ -8,8 +8,8 @@ import numpy as np
 from numba import get_num_threads, prange, types
 
 from .common import compiled, expect, parallel_for
-from .recurrent_product import pack, padded, product, transposed_product
-from .tiles import COLUMNS
+from .recurrent_product import product, transposed_product
+from .tiles import COLUMNS, pack, padded
 
 # Types of the compiled loops. What comes from outside may be read-only.
 READ = types.Array(types.float32, 3, "C", readonly=True)  # (T, B, width), or (B, T, width)
@@ -25,13 +25,6 @@ def share(batch, part, parts):  # type: ignore[no-untyped-def]
     """The sequences of one part, in fours, because four rows are a tile."""
     fours = (batch + 3) // 4
     return 4 * (fours * part // parts), min(batch, 4 * (fours * (part + 1) // parts))
-
-
-@compiled
-def add_to(target, x):  # type: ignore[no-untyped-def]
-    """``target += x``; a loop of its own, in which the compiler sees that only two arrays meet."""
-    for i in range(x.size):
-        target[i] += x[i]
 
 
 @parallel_for(WRITE, READ, LENGTHS)

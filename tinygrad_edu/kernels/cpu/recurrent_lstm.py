@@ -14,9 +14,10 @@ import numpy as np
 from numba import prange, types
 
 from ...backend import kernel, registered_ops
-from .common import compiled, expect, parallel_for, sigmoid32, tanh32
-from .recurrent import LENGTHS, MATRIX, PACKED, READ, VECTOR, WRITE, Sequences, add_to, around, by_time, share, states
-from .recurrent_product import padded, rows_times
+from .common import add_to, compiled, expect, parallel_for, sigmoid32, tanh32
+from .recurrent import LENGTHS, MATRIX, PACKED, READ, VECTOR, WRITE, Sequences, around, by_time, share, states
+from .recurrent_product import rows_times
+from .tiles import padded
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 

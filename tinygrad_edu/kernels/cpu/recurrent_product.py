@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange, types
 
 from .common import compiled, parallel_for
-from .tiles import COLUMNS, ROWS, down
+from .tiles import COLUMNS, MATRIX, ROWS, down, pack, padded
 
 _BLOCK = 64  # rows that stay in the cache while the panels pass by
 _SUM = 256  # products that are summed in registers before they are added to the result
@@ -30,45 +30,10 @@ def rows_times(a, a_row, rows, packed, c, c_row, add):  # type: ignore[no-untype
 
 
 _MATRIX, _PACKED = types.float32[:, ::1], types.float32[:, :, ::1]
-_READ, _WRITE = (types.Array(types.float32, 2, "A", readonly=readonly) for readonly in (True, False))
+_WRITE = types.float32[:, :]
 
 
-@parallel_for(types.float32[:, :, ::1], _READ)
-def _pack(packed, b):  # type: ignore[no-untyped-def]
-    for panel in prange(packed.shape[0]):
-        first = panel * COLUMNS
-        width = min(COLUMNS, b.shape[1] - first)
-        target = packed[panel]
-        if width < COLUMNS:
-            target[:] = np.float32(0)
-        if b.strides[1] == 4:
-            for k in range(b.shape[0]):
-                for j in range(width):
-                    target[k, j] = b[k, first + j]
-        else:
-            for j in range(width):
-                for k in range(b.shape[0]):
-                    target[k, j] = b[k, first + j]
-
-
-def panels(columns: int) -> int:
-    """How many panels so many columns take."""
-    return -(-columns // COLUMNS)
-
-
-def padded(columns: int) -> int:
-    """Columns of a row that has room for whole panels."""
-    return panels(columns) * COLUMNS
-
-
-def pack(b: Any) -> Any:
-    """The right-hand matrix (K, N) as panels of COLUMNS columns each, (panels, K, COLUMNS), zeros after the last."""
-    packed = np.empty((panels(b.shape[1]), b.shape[0], COLUMNS), dtype=np.float32)
-    _pack(packed, b)
-    return packed
-
-
-@parallel_for(_READ, _PACKED, _WRITE, types.intp)
+@parallel_for(MATRIX, _PACKED, _WRITE, types.intp)
 def _product(a, packed, c, parts):  # type: ignore[no-untyped-def]
     blocks = (a.shape[0] + _BLOCK - 1) // _BLOCK
     for part in prange(parts):
@@ -86,7 +51,7 @@ def product(a: Any, packed: Any, c: Any, parts: int) -> None:
 
 
 @parallel_for(
-    _READ, _READ, _PACKED,
+    MATRIX, MATRIX, _PACKED,
     types.intp, _MATRIX, types.intp,
 )  # fmt: skip
 def _transposed_product(a, b, rest, whole, c, parts):  # type: ignore[no-untyped-def]

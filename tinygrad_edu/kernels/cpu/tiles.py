@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ...machine import cpu_info
-from .common import compiled
+from .common import compiled, parallel_for
 
 # A tile's results, one row of the right-hand matrix, and a number of the left one must fit in the registers:
 # 32 of 16 numbers with AVX-512; else 16 of 8 numbers, as AVX2 has them.
@@ -166,13 +167,14 @@ def _tile_of(rows: int) -> Any:
 
 
 def _gathering_tile(rows: int) -> Any:
-    """``tile(table, taps, count, b, start, targets)``: rows that are strung together from pieces that lie anywhere.
+    """``tile(table, taps, count, b, start, targets, offset)``: rows of pieces that lie anywhere.
 
     ``c[r, j] = start[j] + sum_t sum_k a[t, r][k] b[t count + k, j]``, where the table of addresses (taps, rows) says
-    where each piece a[t, r] of `count` numbers begins, and the table (rows,) of `targets` where each row of c does.
+    where each piece a[t, r] of `count` numbers begins; row r of c begins `offset` bytes after the address that stands
+    in the table `targets` (rows,). `taps` and `count` are at least 1. (Dukhan, 2019, convolves so: by tables.)
     """
 
-    def build(b: Any, table: Any, taps: Any, count: Any, right: Any, start: Any, targets: Any) -> None:
+    def build(b: Any, table: Any, taps: Any, count: Any, right: Any, start: Any, targets: Any, offset: Any) -> None:
         length = b.mul(count, _constant(PANEL))
 
         def tap(t: Any, sums: Sums) -> Sums:
@@ -189,11 +191,11 @@ def _gathering_tile(rows: int) -> Any:
 
         first = _row_at(b, start)
         for r, sums in enumerate(_repeat(b, taps, [first] * rows, tap)):
-            _store_row(b, _address_at(b, targets, r), sums)
+            _store_row(b, b.add(_address_at(b, targets, r), offset), sums)
 
     @intrinsic
-    def tile(typing, table, taps, count, b, start, targets):  # type: ignore[no-untyped-def]
-        return types.void(*[types.intp] * 6), _code(build)
+    def tile(typing, table, taps, count, b, start, targets, offset):  # type: ignore[no-untyped-def]
+        return types.void(*[types.intp] * 7), _code(build)
 
     return tile
 
@@ -224,6 +226,25 @@ def _summing_tile(rows: int) -> Any:
     return tile
 
 
+@intrinsic
+def copy_row(typing, source, target):  # type: ignore[no-untyped-def]
+    """``target[:COLUMNS] = source[:COLUMNS]``, numbers at two addresses."""
+    return types.void(types.intp, types.intp), _code(
+        lambda b, source, target: _store_row(b, target, _row_at(b, source))
+    )
+
+
+@intrinsic
+def copy(typing, source, target, count):  # type: ignore[no-untyped-def]
+    """``target[:count] = source[:count]``, numbers at two addresses."""
+
+    def build(b: Any, source: Any, target: Any, count: Any) -> None:
+        byte = ir.IntType(8).as_pointer()
+        cgutils.raw_memcpy(b, b.inttoptr(target, byte), b.inttoptr(source, byte), count, _constant(4), align=4)
+
+    return types.void(*[types.intp] * 3), _code(build)
+
+
 _tile, _tile_of_4, _tile_of_1 = _tile_of(ROWS), _tile_of(4), _tile_of(1)
 _sum, _sum_of_4, _sum_of_1 = _summing_tile(ROWS), _summing_tile(4), _summing_tile(1)
 gather = _gathering_tile(ROWS)
@@ -245,15 +266,53 @@ def down(rows, a, a_row, a_step, b, b_step, c, c_row, count, add):  # type: igno
 
 
 @compiled
-def sum_down(rows, table, count, b, c, add):  # type: ignore[no-untyped-def]
-    """One panel of columns for any number of rows, by the tiles of :func:`_summing_tile`."""
-    r = 0
-    while rows - r >= ROWS:
+def sum_down(first, end, table, count, b, c, add):  # type: ignore[no-untyped-def]
+    """One panel of columns, rows `first` to `end` of c, by the tiles of :func:`_summing_tile`."""
+    r = first
+    while end - r >= ROWS:
         _sum(table, 4 * r, count, b, c + r * PANEL, add)
         r += ROWS
-    while rows - r >= 4:
+    while end - r >= 4:
         _sum_of_4(table, 4 * r, count, b, c + r * PANEL, add)
         r += 4
-    while r < rows:
+    while r < end:
         _sum_of_1(table, 4 * r, count, b, c + r * PANEL, add)
         r += 1
+
+
+MATRIX = types.Array(types.float32, 2, "A", readonly=True)
+
+
+@parallel_for(types.float32[:, :, ::1], MATRIX)
+def _pack(packed, b):  # type: ignore[no-untyped-def]
+    for panel in prange(packed.shape[0]):
+        first = panel * COLUMNS
+        width = min(COLUMNS, b.shape[1] - first)
+        target = packed[panel]
+        if width < COLUMNS:
+            target[:] = np.float32(0)
+        if b.strides[1] == 4:
+            for k in range(b.shape[0]):
+                for j in range(width):
+                    target[k, j] = b[k, first + j]
+        else:
+            for j in range(width):
+                for k in range(b.shape[0]):
+                    target[k, j] = b[k, first + j]
+
+
+def panels(columns: int) -> int:
+    """How many panels so many columns take."""
+    return -(-columns // COLUMNS)
+
+
+def padded(columns: int) -> int:
+    """Columns of a row that has room for whole panels."""
+    return panels(columns) * COLUMNS
+
+
+def pack(b: Any) -> Any:
+    """The right-hand matrix (K, N) as panels of COLUMNS columns each, (panels, K, COLUMNS), zeros after the last."""
+    packed = np.empty((panels(b.shape[1]), b.shape[0], COLUMNS), dtype=np.float32)
+    _pack(packed, b)
+    return packed
