@@ -94,7 +94,7 @@ class NoisyInEvaluation(layers.Dropout):
     def forward(self, x: Any) -> Any:
         seed = self.generator.draw_seed()
         self.save(seed)
-        return self._apply(x, seed)
+        return self.apply(x, seed)
 
 
 class WrongInEvaluation(layers.Dropout):

@@ -24,6 +24,7 @@ from tinygrad_edu.layers.linear import linear_backward
 from tinygrad_edu.layers.norm import layernorm_backward, rmsnorm_backward
 
 from .wrong_images import FORWARD_TOO, WRONG_IMAGES
+from .wrong_vision import WRONG_VISION
 
 
 class SoftmaxWithoutProduct(layers.Softmax):
@@ -219,7 +220,7 @@ class DropoutUnscaled(layers.Dropout):
 class DropoutOtherNoise(layers.Dropout):
     def backward(self, dy: Any) -> Any:
         seed = self.saved()
-        return dy if seed is None else self._apply(dy, seed + 1)
+        return dy if seed is None else self.apply(dy, seed + 1)
 
 
 class PositionsOverwrite(layers.LearnedPositions):
@@ -354,6 +355,7 @@ WRONG = [
     ),
     ("MultiHeadAttention", AttentionWithSwappedKeysAndValues, "MultiHeadAttention", "backward WRONG in in_proj_weight"),
     *WRONG_IMAGES,
+    *WRONG_VISION,
 ]
 
 

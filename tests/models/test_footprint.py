@@ -71,7 +71,10 @@ def step(model: BaseLanguageModel, batch: int, time: int) -> None:
 
 def measured(settings: dict[str, Any], batch: int, time: int, optimizer: Any = AdamW) -> tuple[int, int]:
     """Bytes that a model holds between two steps, and at the worst moment of one."""
-    step(create_model(settings), batch, time)  # compiles what is not compiled yet
+    first = create_model(settings)
+    first.optimizer = optimizer(first)
+    step(first, batch, time)  # compiles what is not compiled yet
+    del first
     gc.collect()
     tracemalloc.start()
     try:
@@ -142,7 +145,7 @@ def test_it_takes_no_memory_to_know() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert footprint.parameters == pytest.approx(4 * 1_557_611_200, rel=1e-3)
-    assert footprint.total > 60e9
+    assert footprint.total > 50e9
     assert peak < 16e6
 
 

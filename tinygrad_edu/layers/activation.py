@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 from ..backend import Array, erf, namespace, op
 from ..errors import ConfigError
@@ -145,8 +146,21 @@ def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
     return y * (dy - (dy * y).sum(axis=axis, keepdims=True))
 
 
-class ReLU(Layer):
+class Activation(Layer):
+    """A function of one number, applied to each.
+
+    Attributes
+    ----------
+    saves_input : whether forward keeps x for the backward pass, and not y
+    """
+
+    saves_input: ClassVar[bool] = True
+
+
+class ReLU(Activation):
     """``max(x, 0)``."""
+
+    saves_input = False
 
     def forward(self, x: Array) -> Array:
         y = relu(x)
@@ -157,7 +171,7 @@ class ReLU(Layer):
         return relu_backward(dy, self.saved())
 
 
-class GELU(Layer):
+class GELU(Activation):
     """Gaussian error linear unit.
 
     Parameters
@@ -183,7 +197,7 @@ class GELU(Layer):
         return f"approximate={self.approximate!r}"
 
 
-class SiLU(Layer):
+class SiLU(Activation):
     """``x * sigmoid(x)``."""
 
     def forward(self, x: Array) -> Array:
@@ -194,8 +208,10 @@ class SiLU(Layer):
         return silu_backward(dy, self.saved())
 
 
-class Tanh(Layer):
+class Tanh(Activation):
     """Hyperbolic tangent."""
+
+    saves_input = False
 
     def forward(self, x: Array) -> Array:
         y = tanh(x)
@@ -206,8 +222,10 @@ class Tanh(Layer):
         return tanh_backward(dy, self.saved())
 
 
-class Sigmoid(Layer):
+class Sigmoid(Activation):
     """Logistic function."""
+
+    saves_input = False
 
     def forward(self, x: Array) -> Array:
         y = sigmoid(x)
@@ -239,7 +257,7 @@ class Softmax(Layer):
         return f"dim={self.dim}"
 
 
-ACTIVATIONS: dict[str, Callable[[], Layer]] = {
+ACTIVATIONS: dict[str, Callable[[], Activation]] = {
     "relu": ReLU,
     "gelu": GELU,
     "gelu_tanh": lambda: GELU(approximate="tanh"),
@@ -249,7 +267,7 @@ ACTIVATIONS: dict[str, Callable[[], Layer]] = {
 }
 
 
-def make_activation(name: str) -> Layer:
+def make_activation(name: str) -> Activation:
     """The activation layer of that name.
 
     Raises

@@ -36,7 +36,8 @@ class Dropout(Layer):
         self.p = float(p)  # a NumPy scalar would turn float32 arithmetic into float64
         self.generator = generator or default_generator()
 
-    def _apply(self, x: Array, seed: int | None) -> Array:
+    def apply(self, x: Array, seed: int | None) -> Array:
+        """What a forward that drew this seed makes of `x`; its backward is the same map."""
         if seed is None:
             return x
         return dropout(x, self.p, seed) if self.p < 1 else x * 0
@@ -44,10 +45,10 @@ class Dropout(Layer):
     def forward(self, x: Array) -> Array:
         seed = self.generator.draw_seed() if self.training and self.p > 0 else None
         self.save(seed)
-        return self._apply(x, seed)
+        return self.apply(x, seed)
 
     def backward(self, dy: Array) -> Array:
-        return self._apply(dy, self.saved())
+        return self.apply(dy, self.saved())
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

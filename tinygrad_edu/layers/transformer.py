@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from ..backend import Array, Generator, default_generator
+from ..backend import Array, Generator, default_generator, inference, is_inference
 from ..errors import ConfigError
 from .activation import make_activation
 from .attention import MultiHeadAttention
@@ -20,6 +20,9 @@ from .position import RotaryPositions
 
 class FeedForward(Layer):
     """``linear2(dropout(activation(linear1(x))))``, the same for each position (Vaswani et al., 2017).
+
+    What linear2 reads is as wide as what the activation reads, and both are the widest arrays of a block. Where the
+    activation keeps the one for its gradient, the other is computed again in the backward pass, not kept.
 
     Parameters
     ----------
@@ -46,9 +49,22 @@ class FeedForward(Layer):
         self.linear2 = Linear(hidden_dim, dim, bias, generator)
 
     def forward(self, x: Array) -> Array:  # (..., dim)
-        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+        y = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        if self.activation.saves_input and not is_inference():
+            self.linear2.saved()  # taken from it, and given back by backward
+        return y
+
+    def _read_by_linear2(self) -> Array:
+        """Activation and dropout of what was saved, once more."""
+        hidden, seed = self.activation.saved(), self.dropout.saved()
+        self.activation.save(hidden)
+        self.dropout.save(seed)
+        with inference():
+            return self.dropout.apply(self.activation(hidden), seed)
 
     def backward(self, dy: Array) -> Array:
+        if self.activation.saves_input:
+            self.linear2.save(self._read_by_linear2())
         dy = self.dropout.backward(self.linear2.backward(dy))
         return self.linear1.backward(self.activation.backward(dy))
 

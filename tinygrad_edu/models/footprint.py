@@ -269,8 +269,10 @@ class _Walk:
         yield from self.activation(layer.feed_forward.activation)
         # The gradient of what linear2 made is that of the branch, which is counted beside it.
         (last,) = self.linear(layer.linear2, beside - self.rows * outside)
-        keeps_result = isinstance(layer.feed_forward.activation, Tanh | Sigmoid) and not layer.feed_forward.dropout.p
-        yield _Stage(0 if keeps_result else last.kept, last.work)
+        if layer.feed_forward.activation.saves_input:  # what linear2 read is made again
+            yield _Stage(0, last.work + last.kept)
+        else:  # without dropout the activation keeps it already
+            yield _Stage(last.kept if layer.feed_forward.dropout.p else 0, last.work)
 
     # -- recurrent layers -----------------------------------------------------------------------------
 

@@ -9,6 +9,9 @@ from typing import Any
 from ..backend import Array, device_of, namespace, to_device, to_host, zeros_like
 from ..errors import CheckpointError, ConfigError, format_shape
 from ..layers.base import Layer, Parameter
+from ..runtime import release_freed_memory
+
+_WORTH_RELEASING = 64 << 20  # bytes
 
 
 class Run:
@@ -184,6 +187,8 @@ class Optimizer(ABC):
             runs = [run for run in self._runs if run.names[0] in chosen]
         for run in runs:
             if not run.state:
+                if run.data.nbytes >= _WORTH_RELEASING:  # compiled code was loaded between the first step's arrays:
+                    release_freed_memory()  # the heap is full of holes, which would be held beside the state for ever
                 run.state = {name: zeros_like(run.data) for name in self.state_names}
             run.steps += 1
             self._apply(run, grad_scale)
