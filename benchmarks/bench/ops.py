@@ -213,6 +213,20 @@ def _groupnorm_backward(s: Shapes) -> Arguments:
     return _image(s), _image(s), 8, s.normal(32), *statistics, 1e-5
 
 
+def _half_image(s: Shapes) -> np.ndarray:
+    """(B, 32, 32, 32): a 64 x 64 image after pooling, or before it is enlarged."""
+    return s.normal(s.w.batch, 32, 32, 32).transpose(0, 3, 1, 2)
+
+
+_WINDOW = (3, 3), (2, 2), (1, 1)  # kernel, stride, padding: the first pooling of a ResNet
+
+
+def _max_pool_backward(s: Shapes) -> Arguments:
+    how = (*_WINDOW, (1, 1))
+    _, winner = _reference("max_pool", _image(s), *how, False)
+    return _half_image(s), winner, (64, 64), *how
+
+
 ELEMENTWISE = ("erf", "relu", "gelu", "gelu_tanh", "sigmoid", "silu", "tanh")
 
 CASES: dict[str, Callable[[Shapes], Arguments]] = {
@@ -245,6 +259,16 @@ CASES: dict[str, Callable[[Shapes], Arguments]] = {
     "convolution_input_gradient": _convolution_input_gradient,
     "convolution_weight_gradient": lambda s: (_image(s), _image(s), (3, 3), ONE, ONE, ONE, 1),
     "channel_sum": lambda s: (_image(s),),
+    "max_pool": lambda s: (_image(s), *_WINDOW, (1, 1), False),
+    "max_pool_backward": _max_pool_backward,
+    "average_pool": lambda s: (_image(s), *_WINDOW, False, True, None),
+    "average_pool_backward": lambda s: (_half_image(s), (64, 64), *_WINDOW, True, None),
+    "adaptive_average_pool": lambda s: (_image(s), (1, 1)),
+    "adaptive_average_pool_backward": lambda s: (s.normal(s.w.batch, 32, 1, 1), (64, 64)),
+    "upsample_nearest": lambda s: (_half_image(s), (64, 64), (0.5, 0.5)),
+    "upsample_nearest_backward": lambda s: (_image(s), (32, 32), (0.5, 0.5)),
+    "upsample_linear": lambda s: (_half_image(s), (64, 64), (0.5, 0.5), False),
+    "upsample_linear_backward": lambda s: (_image(s), (32, 32), (0.5, 0.5), False),
     "batchnorm": lambda s: (_image(s), s.normal(32), s.normal(32), 1e-5),
     "batchnorm_backward": _batchnorm_backward,
     "batchnorm_inference": lambda s: (_image(s), s.normal(32), s.normal(32), s.normal(32), abs(s.normal(32)), 1e-5),

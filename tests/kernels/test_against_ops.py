@@ -432,7 +432,74 @@ def _convolution_weight_gradient(d: Draw) -> tuple[Any, ...]:
     return d.image(*y), d.image(*x), weight[2:], *rest
 
 
+def _windows(d: Draw) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """(B, C), the sizes of an image, and kernel, stride and padding of windows that fit into it, for each axis."""
+    if d.large:
+        return (2, 3), (53, 61), (3, 2), (2, 1), (1, 0)
+    axes = d.length(1, 3)
+    kernel = tuple(d.length(1, 4) for _ in range(axes))
+    padding = tuple(d.length(0, k // 2) for k in kernel)
+    size = tuple(d.length(max(1, k - 2 * p), 7) for k, p in zip(kernel, padding, strict=True))
+    return (d.length(0, 2), d.choice(1, 3, 8)), size, kernel, tuple(d.length(1, 3) for _ in range(axes)), padding
+
+
+def _max_pool(d: Draw) -> tuple[Any, ...]:
+    batch, size, kernel, stride, padding = _windows(d)
+    room = (n + 2 * p for n, p in zip(size, padding, strict=True))
+    dilation = tuple(d.length(1, max(1, (n - 1) // max(1, k - 1))) for n, k in zip(room, kernel, strict=True))
+    return d.image(*batch, *size), kernel, stride, padding, dilation, d.choice(True, False)
+
+
+def _max_pool_backward(d: Draw) -> tuple[Any, ...]:
+    x, *how, ceil_mode = _max_pool(d)
+    with reference_ops():
+        y, winner = registered_ops()["max_pool"](x, *how, ceil_mode)
+    return d.image(*y.shape), lay_out(winner, d.choice("plain", "channels last")), x.shape[2:], *how
+
+
+def _average_pool(d: Draw) -> tuple[Any, ...]:
+    batch, size, *how = _windows(d)
+    counted = d.choice((True, None), (False, None), (True, 5))
+    return d.image(*batch, *size), *how, d.choice(True, False), *counted
+
+
+def _average_pool_backward(d: Draw) -> tuple[Any, ...]:
+    x, kernel, stride, padding, ceil_mode, *counted = _average_pool(d)
+    with reference_ops():
+        y = registered_ops()["average_pool"](x, kernel, stride, padding, ceil_mode, *counted)
+    return d.image(*y.shape), x.shape[2:], kernel, stride, padding, *counted
+
+
+def _resized(d: Draw, axes: int, *more: Any, backward: bool = False) -> tuple[Any, ...]:
+    """An image, or the gradient of one, and the other size."""
+    batch = (2, 3) if d.large else (d.length(0, 2), d.choice(1, 3, 8))
+    large = {1: (5000,), 2: (53, 61), 3: (5, 53, 61)}[axes]
+    size, output = (tuple(d.length(1, high) for _ in range(axes)) for high in (6, 12))
+    if backward:
+        return d.image(*batch, *(large if d.large else output)), size, *more
+    return d.image(*batch, *(large if d.large else size)), output, *more
+
+
+def _steps(d: Draw, axes: int) -> tuple[float, ...]:
+    return tuple(d.choice(0.5, 1.0, 1 / 1.7, 1.6) for _ in range(axes))
+
+
+def _upsample(d: Draw, most: int, linear: bool, backward: bool = False) -> tuple[Any, ...]:
+    axes = d.length(1, most)
+    return _resized(d, axes, _steps(d, axes), *([d.choice(True, False)] if linear else []), backward=backward)
+
+
 ARGUMENTS: dict[str, Entry] = {
+    "max_pool": Entry(_max_pool),
+    "max_pool_backward": Entry(_max_pool_backward),
+    "average_pool": Entry(_average_pool),
+    "average_pool_backward": Entry(_average_pool_backward),
+    "adaptive_average_pool": Entry(lambda d: _resized(d, d.length(1, 3))),
+    "adaptive_average_pool_backward": Entry(lambda d: _resized(d, d.length(1, 3), backward=True)),
+    "upsample_nearest": Entry(lambda d: _upsample(d, 3, False)),
+    "upsample_nearest_backward": Entry(lambda d: _upsample(d, 3, False, backward=True)),
+    "upsample_linear": Entry(lambda d: _upsample(d, 2, True)),
+    "upsample_linear_backward": Entry(lambda d: _upsample(d, 2, True, backward=True)),
     "convolution": Entry(_convolution),
     "convolution_input_gradient": Entry(_convolution_input_gradient),
     "convolution_weight_gradient": Entry(_convolution_weight_gradient),

@@ -19,10 +19,12 @@ from . import (  # noqa: E402
     masks,
     norm,
     optim,
+    pooling,
     position,
     recurrent_gru,
     recurrent_lstm,
     recurrent_rnn,
+    upsample,
 )
 
 __all__ = [
@@ -38,8 +40,10 @@ __all__ = [
     "masks",
     "norm",
     "optim",
+    "pooling",
     "position",
     "recurrent_gru",
     "recurrent_lstm",
     "recurrent_rnn",
+    "upsample",
 ]
