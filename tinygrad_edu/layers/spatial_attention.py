@@ -7,7 +7,7 @@ from ..errors import DtypeError, ShapeError, format_shape
 from .attention import MultiHeadAttention
 from .base import Layer, check_positive
 from .channel_norm import GroupNorm
-from .images import check_image
+from .images import batched, check_image
 from .linear import Linear
 
 
@@ -39,6 +39,8 @@ class SpatialSelfAttention(Layer):
     generator : draws the initial weights, and the dropout seeds
     """
 
+    axes = 2
+
     def __init__(
         self,
         channels: int,
@@ -54,11 +56,13 @@ class SpatialSelfAttention(Layer):
         self.norm = GroupNorm(num_groups, channels, eps)
         self.attention = MultiHeadAttention(channels, num_heads, dropout, generator=generator)
 
+    @batched
     def forward(self, x: Array) -> Array:  # (B, C, H, W)
         check_image(self, x, 2, self.channels)
         self.save(x.shape[2:])
         return x + to_image(self.attention(to_tokens(self.norm(x))), x.shape[2:])
 
+    @batched
     def backward(self, dy: Array) -> Array:
         size = self.saved()
         dtokens = self.attention.backward(to_tokens(dy))
@@ -99,6 +103,11 @@ class SpatialCrossAttention(Layer):
         self.attention = MultiHeadAttention(channels, num_heads, dropout, generator=generator)
 
     def _check(self, x: Array, context: Array, mask: Array | None) -> None:
+        if x.ndim != 4:
+            raise ShapeError(
+                f"SpatialCrossAttention: expected (batch, {self.channels}, height, width), "
+                f"got {format_shape(tuple(x.shape))}"
+            )
         check_image(self, x, 2, self.channels)
         wanted = (len(x), "length", self.context_dim)
         if context.ndim != 3 or len(context) != len(x) or context.shape[2] != self.context_dim:
