@@ -13,7 +13,7 @@ import pytest
 import tinygrad_edu as tg
 from tinygrad_edu.data import TokenLoader
 from tinygrad_edu.errors import ConfigError, DataError
-from tinygrad_edu.layers import Dropout, Linear, Sequential
+from tinygrad_edu.layers import Conv2d, Dropout, Linear, Sequential
 from tinygrad_edu.losses import CrossEntropyLoss, MeanSquaredError
 from tinygrad_edu.models import BaseLanguageModel, create_model
 from tinygrad_edu.training import evaluate_batches, evaluate_language_model, evaluate_loss, masked_batches
@@ -301,3 +301,15 @@ def test_the_loss_of_a_model_that_brings_its_own() -> None:
     output = x @ model.linear.weight.data.T + model.linear.bias.data
     assert found == {"loss": pytest.approx((output**2).sum() / 7, rel=1e-12)}
     assert all((parameter.grad == 0).all() for parameter in model.parameters()) and model.training
+
+
+def test_the_classes_of_maps_are_on_their_second_axis() -> None:
+    """Three classes, pictures of three by three: no shape says which axis is which."""
+    rng = np.random.default_rng(0)
+    net = Sequential(Conv2d(2, 3, 1))
+    pictures, labels = rng.normal(size=(5, 2, 3, 3)).astype("float32"), rng.integers(0, 3, (5, 3, 3))
+    found = evaluate_loss(LayerWithLoss(net, CrossEntropyLoss(label_smoothing=0.1)), [(pictures, labels)])
+    logits = net(pictures)
+    right = (logits.argmax(axis=1) == labels).mean()
+    assert found["accuracy"] == pytest.approx(right)
+    assert found["loss"] == pytest.approx(CrossEntropyLoss()(logits, labels), rel=1e-6)

@@ -116,15 +116,24 @@ class CrossEntropyLoss(Layer):
         self.reduction, self.label_smoothing = reduction, label_smoothing
         self.class_axis = class_axis
 
-    def _axis(self, logits: Array, targets: Array) -> int:
-        """The axis of classes, counted from 0, after the shapes were compared."""
+    def axis_of(self, logits: Array) -> int:
+        """The axis of classes, counted from 0.
+
+        Raises
+        ------
+        ShapeError
+            If `class_axis` is none of theirs.
+        """
         axis = self.class_axis if self.class_axis is not None else (1 if logits.ndim > 3 else -1)
         if not -logits.ndim <= axis < logits.ndim:
             raise ShapeError(
                 f"CrossEntropyLoss: class_axis {axis} is not among the axes of logits "
                 f"{format_shape(tuple(logits.shape))}"
             )
-        axis %= logits.ndim
+        return axis % logits.ndim
+
+    def _checked_axis(self, logits: Array, targets: Array) -> int:
+        axis = self.axis_of(logits)
         shape, wanted = tuple(logits.shape), tuple(targets.shape)
         if shape[:axis] + shape[axis + 1 :] != wanted:
             last = axis == logits.ndim - 1
@@ -151,7 +160,7 @@ class CrossEntropyLoss(Layer):
         xp = namespace(logits, targets, self.weight)
         if logits.ndim < 1:
             raise ShapeError("CrossEntropyLoss: logits (..., classes) have no axis of classes, got a single number")
-        axis = self._axis(logits, targets)
+        axis = self._checked_axis(logits, targets)
         rows_of_logits = xp.moveaxis(logits, axis, -1)  # (..., V)
         classes = logits.shape[axis]
         if self.weight is not None and tuple(self.weight.shape) != (classes,):

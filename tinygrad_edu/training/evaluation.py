@@ -236,12 +236,12 @@ def _measure_layer(trainable: LayerWithLoss, batch: Batch) -> tuple[float, float
         if share == 0:  # every target is ignored
             return 0.0, 0.0, 0, 0
         if isinstance(loss, CrossEntropyLoss):  # smoothing is for training
-            loss = CrossEntropyLoss(loss.weight, loss.ignore_index, loss.reduction)
+            loss = CrossEntropyLoss(loss.weight, loss.ignore_index, loss.reduction, class_axis=loss.class_axis)
         value = float(loss(prediction, targets))
     if not isinstance(loss, CrossEntropyLoss):
         return value, share, 0, 0
     counted = targets != loss.ignore_index
-    right = (prediction.argmax(axis=-1) == targets) & counted
+    right = (prediction.argmax(axis=loss.axis_of(prediction)) == targets) & counted
     return value, share, int(right.sum()), int(counted.sum())
 
 
