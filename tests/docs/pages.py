@@ -40,6 +40,7 @@ PAGES = [
     DOCS / "gradient-checking.md",
     DOCS / "models.md",
     DOCS / "training.md",
+    DOCS / "vision-models.md",
     DOCS / "adding-an-architecture.md",  # after the pages that list the architectures: it registers one
     *sorted((DOCS / "derivations").glob("*.md")),
 ]
