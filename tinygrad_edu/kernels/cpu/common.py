@@ -84,22 +84,26 @@ class parallel:  # noqa: N801 - a decorator
         alone = types.FunctionType(function.__code__, function.__globals__, f"{function.__name__}_alone")
         alone.__qualname__ = f"{function.__qualname__}_alone"
         self.one = numba.njit(**options)(alone)
+        self._to_compile = [] if signature is None else [self.one, self.many]
 
     def __call__(self, first: Any, *rest: Any) -> None:
         if first.size < _SMALL or _team.lost:
-            self._compiled(self.one)(first, *rest)
+            self._prepare(self.one)
+            self.one(first, *rest)
             return
         with _team.lock:
             _team.started = True
-            self._compiled(self.many)(first, *rest)
+            self._prepare(self.many)
+            self.many(first, *rest)
 
-    def _compiled(self, loop: Any) -> Any:
-        if self.signature is not None and not loop.signatures:
+    def _prepare(self, loop: Any) -> None:
+        """Compile `loop` for the signature, once; asking Numba whether it is would cost more than a small loop."""
+        if self._to_compile and loop in self._to_compile:
             with _team.lock:  # two threads may come for the first call
-                if not loop.signatures:
+                if loop in self._to_compile:
                     loop.compile(self.signature)
                     loop.disable_compile()
-        return loop
+                    self._to_compile.remove(loop)
 
 
 def parallel_for(*signature: Any) -> Callable[[Any], parallel]:
