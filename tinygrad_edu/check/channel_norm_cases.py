@@ -80,6 +80,7 @@ CHANNEL_NORMS: list[Case] = [
     _row("BatchNorm2d", "channels last", CHANNELS, inputs=images(channels_last=True)),
     _row("BatchNorm2d", "eps=0.5", CHANNELS, eps=0.5),
     _row("BatchNorm2d", "affine=False", CHANNELS, affine=False),
+    _row("BatchNorm2d", "bias=False", CHANNELS, bias=False),
     _row("BatchNorm2d", "one channel", 1, inputs=images(1)),
     _row("BatchNorm2d", "track_running_stats=False", CHANNELS, track_running_stats=False, batched=False),
     _evaluated("BatchNorm2d", "eval"),
@@ -92,6 +93,7 @@ CHANNEL_NORMS: list[Case] = [
     _row("GroupNorm", "affine=False", 2, CHANNELS, affine=False),
     # Of two values the variance may be tiny, and 1 / sqrt(eps) would let only rounding be compared.
     _row("GroupNorm", "vectors, eps=0.5", 2, CHANNELS, eps=0.5, inputs=_vectors, axes=0),
+    _row("GroupNorm", "bias=False", 2, CHANNELS, bias=False),
     _row("GroupNorm", "volumes", 2, CHANNELS, inputs=_volumes, axes=3),
     _row("InstanceNorm1d", "", CHANNELS, inputs=sequences(), axes=1),
     _row("InstanceNorm1d", "affine=True", CHANNELS, affine=True, inputs=sequences(), axes=1),

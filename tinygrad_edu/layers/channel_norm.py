@@ -22,31 +22,40 @@ from .images import batched, check_gradient, check_image
 class _ChannelNorm(Layer):
     """What the layers of this file share: weight and bias, one each a channel, and the check of settings."""
 
-    def __init__(self, num_features: int, eps: float, affine: bool):
+    def __init__(self, num_features: int, eps: float, affine: bool, bias: bool):
         super().__init__()
         name = type(self).__name__
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
             raise ConfigError(f"{name}: eps must be a number >= 0, got {eps!r}")
         self.eps, self.affine = float(eps), bool(affine)
         self.weight = Parameter(ones(num_features)) if affine else None
-        self.bias = Parameter(zeros(num_features)) if affine else None
+        self.bias = Parameter(zeros(num_features)) if affine and bias else None
 
     def _scale(self, x: Array) -> tuple[Array | None, Array | None]:
         """The values of weight and bias, which must be on the device of `x`."""
         held: list[Parameter | Buffer] = [*self._parameters.values(), *self._buffers.values()]
         namespace(x, *(each.data for each in held))
-        return (self.weight.data, self.bias.data) if self.weight is not None and self.bias is not None else (None, None)
+        return self._weight(), None if self.bias is None else self.bias.data
+
+    def _weight(self) -> Array | None:
+        return None if self.weight is None else self.weight.data
+
+    def _affine_repr(self) -> str:
+        return f"affine={self.affine}" + (", bias=False" if self.affine and self.bias is None else "")
 
     def _accumulate(self, dweight: Array, dbias: Array) -> None:
-        if self.weight is not None and self.bias is not None:
+        if self.weight is not None:
             self.weight.accumulate(dweight)
+        if self.bias is not None:
             self.bias.accumulate(dbias)
 
 
 class _RunningNorm(_ChannelNorm):
     """A norm that may keep running statistics of each channel, for evaluation."""
 
-    def __init__(self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool):
+    def __init__(
+        self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool, bias: bool
+    ):
         name = type(self).__name__
         check_positive(name, num_features=num_features)
         if momentum is not None and (
@@ -55,7 +64,7 @@ class _RunningNorm(_ChannelNorm):
             raise ConfigError(
                 f"{name}: momentum must be a number in [0, 1], or None for a plain mean, got {momentum!r}"
             )
-        super().__init__(num_features, eps, affine)
+        super().__init__(num_features, eps, affine, bias)
         self.num_features, self.momentum = num_features, momentum
         self.track_running_stats = bool(track_running_stats)
         self.running_mean = Buffer(zeros(num_features)) if track_running_stats else None
@@ -87,7 +96,7 @@ class _RunningNorm(_ChannelNorm):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, {self._affine_repr()}, "
             f"track_running_stats={self.track_running_stats}"
         )
 
@@ -104,8 +113,10 @@ class _BatchNorm(_RunningNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        *,
+        bias: bool = True,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     def forward(self, x: Array) -> Array:
         self._check(x)
@@ -130,8 +141,7 @@ class _BatchNorm(_RunningNorm):
         x, mean, var, constant = self.saved()
         check_gradient(self, dy, x.shape)
         gradient = batchnorm_inference_backward if constant else batchnorm_backward
-        weight = None if self.weight is None else self.weight.data
-        dx, dweight, dbias = gradient(dy, x, weight, mean, var, self.eps)
+        dx, dweight, dbias = gradient(dy, x, self._weight(), mean, var, self.eps)
         self._accumulate(dweight, dbias)
         return dx
 
@@ -163,6 +173,7 @@ class BatchNorm2d(_BatchNorm):
     momentum : share of a new batch in the running statistics, in [0, 1]; None for the mean of all batches so far
     affine : whether each channel has a weight and a bias
     track_running_stats : False for the statistics of the batch in evaluation too
+    bias : False for a weight alone
 
     Attributes
     ----------
@@ -196,8 +207,10 @@ class _InstanceNorm(_RunningNorm):
         momentum: float | None = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
+        *,
+        bias: bool = True,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias)
 
     @batched
     def forward(self, x: Array) -> Array:
@@ -224,7 +237,7 @@ class _InstanceNorm(_RunningNorm):
     def backward(self, dy: Array) -> Array:
         x, mean, var, constant = self.saved()
         check_gradient(self, dy, x.shape)
-        weight = None if self.weight is None else self.weight.data
+        weight = self._weight()
         if constant:
             dx, dweight, dbias = batchnorm_inference_backward(dy, x, weight, mean, var, self.eps)
         else:
@@ -252,6 +265,7 @@ class InstanceNorm2d(_InstanceNorm):
     momentum : share of a new batch in the running statistics, in [0, 1]; None for the mean of all batches so far
     affine : whether each channel has a weight and a bias
     track_running_stats : True to normalise by running statistics in evaluation
+    bias : False for a weight alone
 
     Raises
     ------
@@ -280,6 +294,7 @@ class GroupNorm(_ChannelNorm):
     num_channels : C
     eps : added to the variance
     affine : whether each channel has a weight and a bias
+    bias : False for a weight alone
 
     Raises
     ------
@@ -293,13 +308,15 @@ class GroupNorm(_ChannelNorm):
     Group Normalization (Wu & He, 2018). For backward it keeps x, and two numbers an image and group.
     """
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True):
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True
+    ):
         check_positive("GroupNorm", num_groups=num_groups, num_channels=num_channels)
         if num_channels % num_groups:
             raise ConfigError(
                 f"GroupNorm: num_channels must be divisible by num_groups, got {num_channels} and {num_groups}"
             )
-        super().__init__(num_channels, eps, affine)
+        super().__init__(num_channels, eps, affine, bias)
         self.num_groups, self.num_channels = num_groups, num_channels
 
     def forward(self, x: Array) -> Array:
@@ -320,10 +337,9 @@ class GroupNorm(_ChannelNorm):
     def backward(self, dy: Array) -> Array:
         x, mean, var = self.saved()
         check_gradient(self, dy, x.shape)
-        weight = None if self.weight is None else self.weight.data
-        dx, dweight, dbias = groupnorm_backward(dy, x, self.num_groups, weight, mean, var, self.eps)
+        dx, dweight, dbias = groupnorm_backward(dy, x, self.num_groups, self._weight(), mean, var, self.eps)
         self._accumulate(dweight, dbias)
         return dx
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, {self._affine_repr()}"
