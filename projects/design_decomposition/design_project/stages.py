@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import tinygrad_edu as tg
 from tinygrad_edu import __version__
 from tinygrad_edu.data.designs import SyntheticDesignDataset
-from tinygrad_edu.errors import CheckpointError, ConfigError
+from tinygrad_edu.errors import CheckpointError, ConfigError, ShapeError
 from tinygrad_edu.layers.base import Layer
 from tinygrad_edu.storage import Checkpoint, encode_json, load_checkpoint
 from tinygrad_edu.training import Callback, JsonlHistory, ProgressBar, ReduceLROnPlateau, Trainer, make_config
@@ -147,7 +147,10 @@ class DesignJob(Job):
 
     def _begin_with(self, path: str) -> None:
         checkpoint = load_checkpoint(checkpoints_of(path), which="best")
-        self.model.load_state_dict(dict(trained_weights(checkpoint)))
+        try:
+            self.model.load_state_dict(dict(trained_weights(checkpoint)))
+        except ShapeError as error:
+            raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
     def callbacks(self) -> list[Callback]:
         settings = self.config.training
@@ -216,7 +219,7 @@ class DesignJob(Job):
             job.model = cls.build(config)
             try:
                 job.model.load_state_dict(dict(trained_weights(checkpoint)))
-            except ValueError as error:
+            except ShapeError as error:
                 raise CheckpointError(f"{checkpoint.path}: {error}") from error
             figures = job.figures(args.split)
         criteria = [criterion.judged(figures) for criterion in cls.criteria]
