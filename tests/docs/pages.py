@@ -38,6 +38,7 @@ PAGES = [
     DOCS / "data.md",
     DOCS / "design-decomposition.md",
     DOCS / "gradient-checking.md",
+    DOCS / "metrics.md",
     DOCS / "models.md",
     DOCS / "training.md",
     DOCS / "vision-models.md",
