@@ -24,6 +24,7 @@ from tinygrad_edu.layers.linear import linear_backward
 from tinygrad_edu.layers.norm import layernorm_backward, rmsnorm_backward
 
 from .wrong_images import FORWARD_TOO, WRONG_IMAGES
+from .wrong_norms import WRONG_NORMS
 from .wrong_vision import WRONG_VISION
 
 
@@ -355,6 +356,7 @@ WRONG = [
     ),
     ("MultiHeadAttention", AttentionWithSwappedKeysAndValues, "MultiHeadAttention", "backward WRONG in in_proj_weight"),
     *WRONG_IMAGES,
+    *WRONG_NORMS,
     *WRONG_VISION,
 ]
 
