@@ -8,6 +8,7 @@ python projects/design_decomposition/run_all.py [--quick] [--only STAGE ...] [--
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-QUICK_DATA = ("data.count=200",)
+QUICK = ("data.count=200",)  # of every step
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,24 @@ class Step:
 
 
 STEPS = (
-    Step("train_encoder.py", "encoder", (*QUICK_DATA, "model.base=4", "training.num_epochs=1")),
-    Step("train_abstractor.py", "abstractor", (*QUICK_DATA, "training.num_epochs=1")),
-    Step("train_decoder.py", "decoder", (*QUICK_DATA, "training.num_epochs=1")),
-    Step("sample_decoder.py", "samples"),
-    Step("finetune_decoder.py", "finetuned"),
-    Step("innovate.py", "innovation"),
+    Step("train_encoder.py", "encoder", ("model.base=4", "training.num_epochs=1")),
+    Step("train_abstractor.py", "abstractor", ("training.num_epochs=1",)),
+    Step("train_decoder.py", "decoder", ("model.base=8", "training.num_epochs=1", "sampling.steps=4")),
+    Step("sample_decoder.py", "samples", ("sampling.steps=4", "sampling.count=16")),
+    Step(
+        "finetune_decoder.py",
+        "finetuned",
+        (
+            "training.max_steps=2",
+            "training.warmup_steps=0",
+            "sampling.steps=4",
+            "sampling.count=16",
+            "finetune.judged=8",
+        ),
+    ),
+    Step(
+        "innovate.py", "innovation", ("innovation.count=4", "innovation.ascent_steps=2", "innovation.sampling_steps=2")
+    ),
 )
 
 
@@ -47,7 +60,10 @@ def run_step(step: Step, runs: Path, quick: bool) -> int:
     if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
         words += ["--resume", str(folder)]
     else:
-        words += [f"training.output_dir={runs}", f"data.folder={runs / 'data'}", *(step.quick if quick else ())]
+        # Killed before its first checkpoint, a run left nothing to go on from.
+        shutil.rmtree(folder, ignore_errors=True)
+        words += [f"training.output_dir={runs}", f"data.folder={runs / 'data'}"]
+        words += [*QUICK, *step.quick] if quick else []
     print(f"== {step.stage}: {' '.join(words[1:])}", flush=True)
     began = time.perf_counter()
     status = subprocess.run(words, check=False).returncode

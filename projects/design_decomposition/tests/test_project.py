@@ -385,7 +385,10 @@ def test_run_all_skips_resumes_and_stops(tmp_path: Path, programs: Any, monkeypa
     for done in ("encoder", "decoder"):
         (tmp_path / done).mkdir()
     (tmp_path / "encoder" / "results.json").write_text("{}")
+    (tmp_path / "abstractor").mkdir()
+    (tmp_path / "abstractor" / "config.yaml").write_text("")  # killed before its first checkpoint
     assert programs.run_all(["--runs", str(tmp_path)]) == 3
+    assert not (tmp_path / "abstractor").exists()
     assert [words[0] for words in asked] == ["train_abstractor.py"]
     assert f"training.output_dir={tmp_path}" in asked[0]
     shown = capsys.readouterr().out
@@ -397,3 +400,21 @@ def test_run_all_skips_resumes_and_stops(tmp_path: Path, programs: Any, monkeypa
         ["train_decoder.py", "--resume", str(tmp_path / "decoder")],
         ["report.py", "--runs", str(tmp_path)],
     ]
+
+
+@pytest.mark.slow
+def test_everything_on_a_few_designs(tmp_path: Path) -> None:
+    """All programs as a user runs them, one after the other, and once more: then there is nothing left to do."""
+    import os
+    import subprocess
+    import sys
+
+    words = [sys.executable, str(PROJECT / "run_all.py"), "--quick", "--runs", str(tmp_path)]
+    paths = [str(PROJECT.parents[1]), os.environ.get("PYTHONPATH", "")]
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    first = subprocess.run(words, capture_output=True, text=True, env=given, check=False, timeout=1800)
+    assert first.returncode == 0, first.stdout + first.stderr
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Not run yet" not in page and page.count("data:image/png;base64,") > 15
+    again = subprocess.run(words, capture_output=True, text=True, env=given, check=False, timeout=300)
+    assert again.returncode == 0 and again.stdout.count(": done, in ") == 6
