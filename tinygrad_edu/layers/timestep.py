@@ -58,8 +58,9 @@ def check_steps(name: str, t: Array, num_steps: int) -> None:
         raise ShapeError(f"{name}: t must be an array (batch,), a step for each example, got {found}")
     if t.dtype.kind not in "iu":
         raise DtypeError(f"{name}: t must be integers, the numbers of steps, got {t.dtype}")
-    if t.size and (int(t.min()) < 0 or int(t.max()) >= num_steps):
-        wrong = t[(t < 0) | (t >= num_steps)]
+    outside = (t < 0) | (t >= num_steps)
+    if bool(outside.any()):
+        wrong = t[outside]
         raise RangeError(f"{name}: t must be in [0, {num_steps}), got {int(wrong[0])}")
 
 

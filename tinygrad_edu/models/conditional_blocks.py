@@ -101,9 +101,11 @@ class ResidualBlock(Layer):
             self.save(y, scale)
             y = y * (1 + scale) + shift
         else:
-            y = self.norm2(y + told)
+            y += told  # nobody else has it
+            y = self.norm2(y)
         y = self.conv2(self.dropout(self.act2(y)))
-        return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        y += x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return y
 
     def backward(self, dy: Array) -> tuple[Array, Array]:
         """Gradients of the image and of the embedding."""

@@ -65,12 +65,14 @@ class BasicBlock(Layer):
 
     def forward(self, x: Array) -> Array:  # (B, in_channels, H, W) -> (B, channels, H / stride, W / stride)
         y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        return self.relu2(y + (x if self.downsample is None else self.downsample(x)))
+        y += x if self.downsample is None else self.downsample(x)  # nobody else has y
+        return self.relu2(y)
 
     def backward(self, dy: Array) -> Array:
         dy = self.relu2.backward(dy)  # the sum passes it to both terms, and what comes back adds up
         dx = self.conv1.backward(self.bn1.backward(self.relu1.backward(self.conv2.backward(self.bn2.backward(dy)))))
-        return dx + (dy if self.downsample is None else self.downsample.backward(dy))
+        dx += dy if self.downsample is None else self.downsample.backward(dy)
+        return dx
 
 
 class Heads(Layer):
