@@ -28,7 +28,7 @@ class SpatialSelfAttention(Layer):
 
     Each pixel is a token and looks at all others, so the work grows with the square of their number: it belongs to
     small images, deep in a network. Kept besides x are the normalised tokens, their queries, keys and values, and what
-    attention gave (by head, and merged): six arrays of its size, and never the weights.
+    attention gave: five arrays of its size, and never the weights.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class SpatialSelfAttention(Layer):
 class SpatialCrossAttention(Layer):
     """``y = x + attention(norm(x), context)``: each pixel looks at a sequence (Rombach et al., 2022).
 
-    Kept besides x are four arrays of its size, and up to four of that of the context; never the weights.
+    Kept besides x are three arrays of its size, and up to four of that of the context; never the weights.
 
     Parameters
     ----------
