@@ -161,8 +161,7 @@ def _convolve_back(dx: Any, dy: Any, filters: Any, steps: _Steps) -> None:
     elif dx.flags.c_contiguous and folded.folds(filters.shape[1], taps, steps.dilation):
         folded.convolve(dx, dy, filters, None, steps.stride, steps.padding)
     else:
-        for places in backward_places(dx.shape[1:3], taps, *steps):
-            direct.convolve(dx, dy, filters, None, places)
+        direct.convolve(dx, dy, filters, None, backward_places(dx.shape[1:3], taps, *steps))
 
 
 def _expect_gradient(op: str, dy: Any, batch: int, outputs: int, size: tuple[int, ...]) -> None:
@@ -189,8 +188,7 @@ def convolution_input_gradient(
     if groups == 1:
         _convolve_back(dx, gradients, filters, steps)
     elif groups == channels == outputs:
-        for places in backward_places(image, filters.shape[2:], *steps):
-            depthwise.convolve(dx, gradients, filters, None, places)
+        depthwise.convolve(dx, gradients, filters, None, backward_places(image, filters.shape[2:], *steps))
     else:
         for made, seen in _slices(groups, outputs, channels):
             _convolve_back(dx[..., seen], gradients[..., made], filters[made], steps)

@@ -67,13 +67,14 @@ def convolve(y: Any, x: Any, filters: Any, bias: Any, places: Places) -> None:
     bias : (C,) or None
     """
     channels = y.shape[3]
-    by_tap = np.ascontiguousarray(filters.reshape(channels, -1)[:, list(places.taps)].T)  # (taps, C)
+    by_tap = np.ascontiguousarray(filters.reshape(channels, -1)[:, places.taps].T)  # (taps, C)
     start = np.zeros(channels, dtype=np.float32) if bias is None else np.ascontiguousarray(bias)
-    _convolve(y, x, by_tap, start, places.axes, places.offsets)
+    for axes, begin, end in zip(places.axes, places.begins, places.begins[1:], strict=False):
+        _convolve(y, x, by_tap[begin:end], start, axes, places.offsets[begin:end])
 
 
 def convolve_weight_gradient(dweight: Any, dy: Any, x: Any, places: Places) -> None:
     """The gradient of filters, `dweight` (C, 1, *kernel), from that of the results `dy` (B, H', W', C)."""
     sums = np.zeros((threads(), len(places.taps), dy.shape[3]), dtype=np.float32)
-    _sum(dy, x, sums, places.axes, places.offsets)
+    _sum(dy, x, sums, places.axes[0], places.offsets)
     dweight[:] = sums.sum(axis=0).T.reshape(dweight.shape)

@@ -12,81 +12,82 @@ import numpy as np
 from numba import prange, types
 
 from .common import compiled, parallel_for
-from .tiles import COLUMNS, panels
+from .tiles import COLUMNS, copy_row, panels
 
 IMAGES = types.Array(types.float32, 4, "A", readonly=True)  # (B, H, W, C), the numbers of a pixel contiguous
 MADE = types.Array(types.float32, 4, "A")
 PACKED = types.Array(types.float32, 3, "C", readonly=True)  # (panels, K, COLUMNS)
 SPACE = types.float32[:, :, ::1]
-FILTERS = types.Array(types.float32, 4, "A", readonly=True)  # (K, N, *kernel): sums go over K, columns are N
+FILTERS = types.Array(types.float32, 3, "A", readonly=True)  # (K, N, taps): sums go over K, columns are N
 INTEGERS = types.Array(types.int64, 2, "C", readonly=True)
+TAPS = types.int64[::1]
+Size = tuple[int, ...]
 
-_EIGHT = 8  # columns that are packed together: their cache lines stay in reach
+_EIGHT = 8  # rows of the filters that are packed together
 
 
 class Places(NamedTuple):
     """Which pixels of a result are made, and which pixels of the source each tap brings to them.
 
-    Of each axis: pixel ``first + i step`` of the result for ``i < count``, to which tap t brings pixel
-    ``i source_step + offset_t`` of the source; outside of it there are zeros.
+    The pixels of a result fall into phases, which are seen by the same taps. Of each phase and axis: pixel
+    ``first + i step`` of the result for ``i < count``, to which tap t brings pixel ``i source_step + offset_t`` of the
+    source; outside of it there are zeros.
 
     Attributes
     ----------
-    axes : (2, 4) int64: first, step, count, source_step
-    offsets : (taps, 2) int64
-    taps : which taps of the kernel these are, counted row by row
+    axes : (phases, 2, 4) int64: first, step, count, source_step
+    offsets : (pieces, 2) int64, of all phases
+    begins : (phases + 1,) int64: where the pieces of each phase begin
+    taps : int64, which taps of the kernel these are, counted row by row; a piece may be several taps in a row
     """
 
     axes: Any
     offsets: Any
-    taps: tuple[int, ...]
+    begins: Any
+    taps: Any
 
 
-def forward_places(
-    output: tuple[int, ...], kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any
-) -> Places:
+def _places(phases: list[tuple[list[Size], list[tuple[int, int]]]], taps: list[int]) -> Places:
+    begins = np.cumsum([0, *(len(offsets) for _, offsets in phases)], dtype=np.int64)
+    offsets = np.array([offset for _, of_phase in phases for offset in of_phase], dtype=np.int64).reshape(-1, 2)
+    return Places(
+        np.array([axes for axes, _ in phases], dtype=np.int64), offsets, begins, np.array(taps, dtype=np.int64)
+    )
+
+
+def forward_places(output: Size, kernel: Size, stride: Size, padding: Size, dilation: Size) -> Places:
     """Those of the convolution itself: every result sees all taps."""
-    (height, width), (rows, columns) = output, kernel
-    axes = np.array([(0, 1, height, stride[0]), (0, 1, width, stride[1])], dtype=np.int64)
-    offsets = [
-        (i * dilation[0] - padding[0], j * dilation[1] - padding[1]) for i in range(rows) for j in range(columns)
-    ]
-    return Places(axes, np.array(offsets, dtype=np.int64), tuple(range(rows * columns)))
+    axes: list[Size] = [(0, 1, n, s) for n, s in zip(output, stride, strict=True)]
+    rows, columns = ([t * d - p for t in range(k)] for k, p, d in zip(kernel, padding, dilation, strict=True))
+    return _places([(axes, [(i, j) for i in rows for j in columns])], list(range(kernel[0] * kernel[1])))
 
 
-def backward_places(
-    size: tuple[int, ...], kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any
-) -> list[Places]:
-    """Those of the input gradient, which by the stride falls into phases: pixels that the same taps have seen.
+def line_places(output: Size, kernel: Size, stride: Size, dilation: Size) -> Places:
+    """Those of a convolution over a padded copy, where a whole line of the kernel is one piece.
 
-    Pixel h was seen by tap t where ``h + padding - dilation t`` is a multiple of the stride.
+    Channels last, the pixels of a line are neighbours. Of 3 channels, 21 numbers of a line of 7 are better than 3.
     """
+    axes: list[Size] = [(0, 1, n, s) for n, s in zip(output, stride, strict=True)]
+    return _places([(axes, [(i * dilation[0], 0) for i in range(kernel[0])])], list(range(kernel[0] * kernel[1])))
 
-    def phases(axis: int) -> list[tuple[tuple[int, ...], list[tuple[int, int]]]]:
+
+def backward_places(size: Size, kernel: Size, stride: Size, padding: Size, dilation: Size) -> Places:
+    """Those of the input gradient: tap t has seen pixel h where the stride divides ``h + padding - dilation t``."""
+
+    def phases(axis: int) -> list[tuple[Size, list[tuple[int, int]]]]:
         n, s, p, d = size[axis], stride[axis], padding[axis], dilation[axis]
-        found: list[tuple[tuple[int, ...], list[tuple[int, int]]]] = []
+        found: list[tuple[Size, list[tuple[int, int]]]] = []
         for first in range(min(n, s)):
             seen = [(t, (first + p - d * t) // s) for t in range(kernel[axis]) if (first + p - d * t) % s == 0]
             found.append(((first, s, -(-(n - first) // s), 1), seen))
         return found
 
-    places = []
-    for row_axis, rows in phases(0):
-        for column_axis, columns in phases(1):
-            offsets = np.array([(i, j) for _, i in rows for _, j in columns], dtype=np.int64).reshape(-1, 2)
-            taps = tuple(i * kernel[1] + j for i, _ in rows for j, _ in columns)
-            places.append(Places(np.array([row_axis, column_axis], dtype=np.int64), offsets, taps))
-    return places
-
-
-def line_places(output: tuple[int, ...], kernel: tuple[int, ...], stride: Any, dilation: Any) -> Places:
-    """Those of a convolution over a padded copy, where a whole line of the kernel is one tap.
-
-    Channels last, the pixels of a line are neighbours. Of 3 channels, 21 numbers of a line of 7 are better than 3.
-    """
-    axes = np.array([(0, 1, output[0], stride[0]), (0, 1, output[1], stride[1])], dtype=np.int64)
-    offsets = np.array([(i * dilation[0], 0) for i in range(kernel[0])], dtype=np.int64)
-    return Places(axes, offsets, tuple(range(kernel[0] * kernel[1])))
+    both = [(row, column) for row in phases(0) for column in phases(1)]
+    taps = [i * kernel[1] + j for (_, rows), (_, columns) in both for i, _ in rows for j, _ in columns]
+    return _places(
+        [([row, column], [(i, j) for _, i in rows for _, j in columns]) for (row, rows), (column, columns) in both],
+        taps,
+    )
 
 
 @compiled
@@ -95,6 +96,35 @@ def source_at(x, b, h, w, nothing):  # type: ignore[no-untyped-def]
     if 0 <= h < x.shape[1] and 0 <= w < x.shape[2]:
         return x.ctypes.data + b * x.strides[0] + h * x.strides[1] + w * x.strides[2]
     return nothing
+
+
+@compiled
+def look(table, x, first, begin, end, axes, offsets, nothing):  # type: ignore[no-untyped-def]
+    """Where the pixels are that the taps bring: ``table[t, n]`` for the places ``first + n``, n from `begin` to `end`.
+
+    Row by row: within one, they are evenly spaced.
+    """
+    rows, columns, source_row, source_column = axes[0, 2], axes[1, 2], axes[0, 3], axes[1, 3]
+    step = source_column * x.strides[2]
+    n = begin
+    while n < end:
+        place = first + n
+        j, i, b = place % columns, place // columns % rows, place // columns // rows
+        run = min(columns - j, end - n)
+        for t in range(offsets.shape[0]):
+            h, w, some = i * source_row + offsets[t, 0], j * source_column + offsets[t, 1], table[t, n : n + run]
+            low = min(run, (source_column - 1 - w) // source_column) if w < 0 else 0
+            high = max(low, min(run, (x.shape[2] - w + source_column - 1) // source_column))
+            if not 0 <= h < x.shape[1]:
+                low = high = run
+            start = x.ctypes.data + b * x.strides[0] + h * x.strides[1] + w * x.strides[2]
+            for m in range(low):
+                some[m] = nothing
+            for m in range(low, high):
+                some[m] = start + m * step
+            for m in range(high, run):
+                some[m] = nothing
+        n += run
 
 
 @parallel_for(types.float32[:, :, :, ::1], IMAGES, types.intp, types.intp)
@@ -140,29 +170,39 @@ def channels_first(y: Any) -> Any:
     return y.transpose(0, 3, 1, 2)
 
 
-@parallel_for(SPACE, FILTERS, types.int64[::1])
+@compiled
+def pack_panel(packed, filters, taps, panel, begin, end):  # type: ignore[no-untyped-def]
+    """One panel of :func:`pack_filters`, (taps K, COLUMNS), for the ks from `begin` to `end`.
+
+    Some ks at a time: in memory, ks or columns lie far apart, each with its taps and its neighbours on a cache line.
+    """
+    count, first = filters.shape[0], panel * COLUMNS
+    width = min(COLUMNS, filters.shape[1] - first)
+    some = np.zeros((_EIGHT, taps.size, COLUMNS), dtype=np.float32)
+    for eight in range(begin, end, _EIGHT):
+        ks = min(_EIGHT, end - eight)
+        for column in range(width):
+            for k in range(ks):
+                for t in range(taps.size):
+                    some[k, t, column] = filters[eight + k, first + column, taps[t]]
+        for t in range(taps.size):
+            for k in range(ks):
+                copy_row(some[k, t].ctypes.data, packed[t * count + eight + k].ctypes.data)
+
+
+@parallel_for(SPACE, FILTERS, TAPS)
 def _pack(packed, filters, taps):  # type: ignore[no-untyped-def]
-    count, columns, kernel = filters.shape[0], filters.shape[1], filters.shape[3]
-    parts = min(count, 16)
+    count = filters.shape[0]
+    parts = (count + _EIGHT - 1) // _EIGHT
     for task in prange(packed.shape[0] * parts):
         panel, part = task // parts, task % parts
-        first = panel * COLUMNS
-        width, target = min(COLUMNS, columns - first), packed[panel]
-        for eight in range(0, COLUMNS, _EIGHT):
-            end = min(width, eight + _EIGHT)
-            for k in range(count * part // parts, count * (part + 1) // parts):
-                for t in range(taps.size):
-                    row, i, j = target[t * count + k], taps[t] // kernel, taps[t] % kernel
-                    for column in range(eight, end):
-                        row[column] = filters[k, first + column, i, j]
-                    for column in range(max(eight, end), eight + _EIGHT):
-                        row[column] = np.float32(0)
+        pack_panel(packed[panel], filters, taps, panel, part * _EIGHT, min(count, (part + 1) * _EIGHT))
 
 
-def pack_filters(filters: Any, taps: tuple[int, ...]) -> Any:
-    """Some taps of filters (K, N, *kernel) as the right-hand matrix of products, (panels, taps K, COLUMNS)."""
+def pack_filters(filters: Any, taps: Any) -> Any:
+    """Some taps of filters (K, N, taps) as the right-hand matrix of products, (panels, taps K, COLUMNS)."""
     packed = np.empty((panels(filters.shape[1]), len(taps) * filters.shape[0], COLUMNS), dtype=np.float32)
-    _pack(packed, filters, np.array(taps, dtype=np.int64))
+    _pack(packed, filters, taps)
     return packed
 
 
@@ -177,11 +217,15 @@ def pack_bias(bias: Any, columns: int) -> Any:
 @parallel_for(types.float32[:, :, ::1], types.float32[:, :, :, ::1])
 def _unpack(dweight, sums):  # type: ignore[no-untyped-def]
     outputs, inputs, taps = dweight.shape
-    for o in prange(outputs):
-        target, panel, column = dweight[o], sums[o // COLUMNS], o % COLUMNS
-        for t in range(taps):
-            for c in range(inputs):
-                target[c, t] = panel[t, c, column]
+    parts = (inputs + _EIGHT - 1) // _EIGHT
+    for task in prange(sums.shape[0] * parts):
+        panel, part = task // parts, task % parts
+        first = panel * COLUMNS
+        for column in range(min(COLUMNS, outputs - first)):
+            target = dweight[first + column]
+            for c in range(part * _EIGHT, min(inputs, (part + 1) * _EIGHT)):
+                for t in range(taps):
+                    target[c, t] = sums[panel, t, c, column]
 
 
 def unpack_filters(sums: Any, dweight: Any) -> None:

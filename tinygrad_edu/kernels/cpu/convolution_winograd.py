@@ -19,7 +19,7 @@ from numba import prange, types
 
 from .blas import threads
 from .common import add_to, compiled, parallel_for
-from .convolution_layout import FILTERS, IMAGES, MADE, pack_bias, source_at
+from .convolution_layout import IMAGES, MADE, pack_bias, source_at
 from .convolution_transforms import (
     SIDE,
     TAPS,
@@ -40,6 +40,7 @@ _NUMBERS = 32768  # factors at each place, of the tiles that are summed before t
 _INPUTS = 128  # inputs whose filters are transformed at once, to be used while they lie in the second cache
 _CHUNK = 16  # inputs of a task, where the tasks of a weight gradient are shared out
 
+_FILTERS = types.Array(types.float32, 4, "A", readonly=True)  # (K, N, 3, 3)
 _FACTORS = types.float32[:, :, :, ::1]  # (panels, 16, K, COLUMNS)
 _BIAS = types.float32[:, ::1]  # (panels, COLUMNS)
 _VECTOR = types.float32[::1]
@@ -64,7 +65,7 @@ def _transform_filters(factors, filters, panel, begin, end):  # type: ignore[no-
         transform_filter(sources.ctypes.data, targets.ctypes.data, COLUMNS)
 
 
-@parallel_for(_FACTORS, FILTERS)
+@parallel_for(_FACTORS, _FILTERS)
 def _transform_all_filters(factors, filters):  # type: ignore[no-untyped-def]
     parts = min(16, filters.shape[0])
     for task in prange(factors.shape[0] * parts):
@@ -143,7 +144,7 @@ def _by_tiles(y, x, filters, bias, top, left, nothing, some, parts):  # type: ig
                 _results(y, products, bias, panel, first, end, rows, columns)
 
 
-@parallel_for(FILTERS, MADE, IMAGES, types.float32[:, ::1], _BIAS, types.intp, types.intp, _VECTOR)
+@parallel_for(_FILTERS, MADE, IMAGES, types.float32[:, ::1], _BIAS, types.intp, types.intp, _VECTOR)
 def _by_panels(filters, y, x, pixels, bias, top, left, nothing):  # type: ignore[no-untyped-def]
     rows, columns, tiles = _tiles(y)
     channels = nothing.size

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
@@ -28,8 +29,10 @@ from .common import compiled, parallel_for
 _WIDE = cpu_info().has_avx512
 ROWS, COLUMNS, LANES = (8, 32, 16) if _WIDE else (4, 16, 8)
 PANEL = 4 * COLUMNS  # bytes of a row of a panel
+_LINE = 64  # bytes of a line of the cache
 
 _FLOAT, _INT = ir.FloatType(), ir.IntType(64)
+_PREFETCH = "llvm.prefetch.p0" if llvmlite.binding.llvm_version_info[0] > 16 else "llvm.prefetch.p0i8"
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _VECTORS = COLUMNS // LANES  # of one row
 
@@ -167,18 +170,20 @@ def _tile_of(rows: int) -> Any:
 
 
 def _gathering_tile(rows: int) -> Any:
-    """``tile(table, taps, count, b, start, targets, offset)``: rows of pieces that lie anywhere.
+    """``tile(table, table_step, taps, count, b, start, targets, offset)``: rows of pieces that lie anywhere.
 
-    ``c[r, j] = start[j] + sum_t sum_k a[t, r][k] b[t count + k, j]``, where the table of addresses (taps, rows) says
-    where each piece a[t, r] of `count` numbers begins; row r of c begins `offset` bytes after the address that stands
-    in the table `targets` (rows,). `taps` and `count` are at least 1. (Dukhan, 2019, convolves so: by tables.)
+    ``c[r, j] = start[j] + sum_t sum_k a[t, r][k] b[t count + k, j]``, where the table of addresses (taps, rows), whose
+    lines are `table_step` bytes apart, says where each piece a[t, r] of `count` numbers begins; row r of c begins
+    `offset` bytes after the address that stands in the table `targets` (rows,). `taps` and `count` are at least 1.
+    (Dukhan, 2019, convolves so: by tables.)
     """
 
-    def build(b: Any, table: Any, taps: Any, count: Any, right: Any, start: Any, targets: Any, offset: Any) -> None:
+    def build(b: Any, table: Any, table_step: Any, taps: Any, count: Any, right: Any, *rest: Any) -> None:
+        start, targets, offset = rest
         length = b.mul(count, _constant(PANEL))
 
         def tap(t: Any, sums: Sums) -> Sums:
-            here = b.add(table, b.mul(t, _constant(8 * rows)))
+            here = b.add(table, b.mul(t, table_step))
             pieces, block = [_address_at(b, here, r) for r in range(rows)], b.add(right, b.mul(t, length))
 
             def step(k: Any, sums: Sums) -> Sums:
@@ -194,8 +199,8 @@ def _gathering_tile(rows: int) -> Any:
             _store_row(b, b.add(_address_at(b, targets, r), offset), sums)
 
     @intrinsic
-    def tile(typing, table, taps, count, b, start, targets, offset):  # type: ignore[no-untyped-def]
-        return types.void(*[types.intp] * 7), _code(build)
+    def tile(typing, table, table_step, taps, count, b, start, targets, offset):  # type: ignore[no-untyped-def]
+        return types.void(*[types.intp] * 8), _code(build)
 
     return tile
 
@@ -245,9 +250,41 @@ def copy(typing, source, target, count):  # type: ignore[no-untyped-def]
     return types.void(*[types.intp] * 3), _code(build)
 
 
+def _prefetch(write: int) -> Any:
+    """``prefetch(address)``: have this line of the cache brought into the second cache, without waiting for it."""
+
+    def build(b: Any, address: Any) -> None:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), _PREFETCH
+        )
+        b.call(function, [b.inttoptr(address, byte), *(ir.Constant(word, value) for value in (write, 2, 1))])
+
+    @intrinsic
+    def prefetch(typing, address):  # type: ignore[no-untyped-def]
+        return types.void(types.intp), _code(build)
+
+    return prefetch
+
+
 _tile, _tile_of_4, _tile_of_1 = _tile_of(ROWS), _tile_of(4), _tile_of(1)
 _sum, _sum_of_4, _sum_of_1 = _summing_tile(ROWS), _summing_tile(4), _summing_tile(1)
 gather = _gathering_tile(ROWS)
+_fetch, _claim = _prefetch(0), _prefetch(1)
+
+
+@compiled
+def fetch(address, count):  # type: ignore[no-untyped-def]
+    """Have `count` numbers brought near, to be read soon."""
+    for line in range(0, 4 * count, _LINE):
+        _fetch(address + line)
+
+
+@compiled
+def claim(address, count):  # type: ignore[no-untyped-def]
+    """Have the memory of `count` numbers brought near, to be written soon."""
+    for line in range(0, 4 * count, _LINE):
+        _claim(address + line)
 
 
 @compiled
