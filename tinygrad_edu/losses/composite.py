@@ -77,6 +77,8 @@ class CompositeLoss(Layer):
         self.parts: dict[str, Any] = {}
         self._channels = _read("prediction", [term.prediction for term in self.terms])
         self._target_channels = _read("target", [_as_slice(term.target) for term in self.terms])
+        widths = [term.prediction.stop - (term.prediction.start or 0) for term in self.terms]
+        self._disjoint = sum(widths) == self._channels  # each channel has its gradient from one term
 
     def forward(self, prediction: Array, target: Array) -> Any:
         """Loss of a prediction (B, channels, *size) and a target (B, channels, *size): a number.
@@ -115,9 +117,14 @@ class CompositeLoss(Layer):
     def backward(self, dloss: Any = 1.0) -> Array:
         """Gradient of the prediction."""
         prediction = self.saved()
-        dprediction = namespace(prediction).zeros_like(prediction)  # in the prediction's layout
+        xp = namespace(prediction)
+        dprediction = (xp.empty_like if self._disjoint else xp.zeros_like)(prediction)  # in the prediction's layout
         for term in reversed(self.terms):  # a loss that two terms share has a stack: the last forward comes first
-            dprediction[:, term.prediction] += term.loss.backward(dloss * term.weight)
+            gradient = term.loss.backward(dloss * term.weight)
+            if self._disjoint:
+                dprediction[:, term.prediction] = gradient
+            else:
+                dprediction[:, term.prediction] += gradient
         return dprediction
 
 
