@@ -15,7 +15,7 @@ import pytest
 import tinygrad_edu as tg
 from tinygrad_edu.backend import gemm
 from tinygrad_edu.errors import RangeError, ShapeError
-from tinygrad_edu.layers import activation, embedding, linear, norm, position
+from tinygrad_edu.layers import activation, channel_norm_ops, embedding, linear, norm, pooling_ops, position
 from tinygrad_edu.layers import attention_ops as attention
 from tinygrad_edu.losses import (
     cross_entropy,
@@ -53,6 +53,37 @@ MISFITS: dict[str, tuple[Callable[[], Any], str]] = {
     "rmsnorm_backward": (
         lambda: norm.rmsnorm_backward(f(4, 6), f(4, 6), f(6), f(2, 1)),
         r"rmsnorm_backward: rrms must be \(4, 1\), got \(2, 1\)",
+    ),
+    "relu_backward": (lambda: activation.relu_backward(f(2, 6), f(4, 6)), r"relu_backward: dy must be \(4, 6\)"),
+    "batchnorm": (
+        lambda: channel_norm_ops.batchnorm(f(2, 3, 4, 4), f(3), f(1), 1e-5),
+        r"batchnorm: bias must be \(3,\), got \(1,\)",
+    ),
+    "batchnorm_backward": (
+        lambda: channel_norm_ops.batchnorm_backward(f(2, 3, 4, 4), f(2, 3, 4, 4), None, f(2), f(3), 1e-5),
+        r"batchnorm_backward: mean must be \(1, 3\), got \(1, 2\)",
+    ),
+    "batchnorm_inference": (
+        lambda: channel_norm_ops.batchnorm_inference(f(2, 3, 4, 4), None, None, f(3), f(1), 1e-5),
+        r"batchnorm_inference: var must be \(3,\), got \(1,\)",
+    ),
+    "batchnorm_inference_backward": (
+        lambda: channel_norm_ops.batchnorm_inference_backward(f(2, 3, 4), f(2, 3, 4, 4), f(3), f(3), f(3), 1e-5),
+        r"batchnorm_inference_backward: dy must be \(2, 3, 4, 4\), got \(2, 3, 4\)",
+    ),
+    "groupnorm": (
+        lambda: channel_norm_ops.groupnorm(f(2, 4, 3, 3), 2, f(3), f(4), 1e-5),
+        r"groupnorm: weight must be \(4,\), got \(3,\)",
+    ),
+    "groupnorm_backward": (
+        lambda: channel_norm_ops.groupnorm_backward(f(2, 4, 3, 3), f(2, 4, 3, 3), 2, None, f(2, 4), f(2, 2), 1e-5),
+        r"groupnorm_backward: mean must be \(2, 2\), got \(2, 4\)",
+    ),
+    "max_pool_backward": (
+        lambda: pooling_ops.max_pool_backward(
+            f(2, 3, 2, 2), np.zeros((2, 3, 3, 2), np.uint8), (4, 4), (2, 2), (2, 2), (0, 0), (1, 1)
+        ),
+        r"max_pool_backward: dy must be \(2, 3, 3, 2\), got \(2, 3, 2, 2\)",
     ),
     "rotary, length": (
         lambda: position.rotary(f(4, 6), f(2, 3), f(2, 3)),
