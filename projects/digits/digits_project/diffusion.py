@@ -86,7 +86,7 @@ class DiffusionJob(DigitsJob):
         draw_sheet(found, path, columns=_DIGITS, title=f"Drawn after {self.trainer.state.step:,} steps")
 
     def strip(self, path: Path) -> None:
-        """How each digit comes out of its noise: above what there is, below what the network sees in it."""
+        """How each digit comes out of its noise."""
         sampling = self.config.sampling
         sampler = self.model.sampler("ddim", steps=sampling.steps)
         shape, labels = (CLASSES, 1, SIDE, SIDE), asarray(np.arange(CLASSES))

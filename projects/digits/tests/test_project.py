@@ -1,4 +1,4 @@
-"""Both programs on a few steps: what they write, stopping and resuming, and what users get wrong."""
+"""The programs on a few steps: what they write, stopping and resuming, and what users get wrong."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def on_the_path() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def programs(on_the_path: None) -> Any:
-    """The two ``main`` functions."""
-    names = ("train_classifier", "train_diffusion")
+    """Their ``main`` functions."""
+    names = ("train_classifier", "train_diffusion", "sample")
     found = [runpy.run_path(str(PROJECT / f"{name}.py"), run_name=name)["main"] for name in names]
-    return SimpleNamespace(classifier=found[0], diffusion=found[1])
+    return SimpleNamespace(classifier=found[0], diffusion=found[1], sample=found[2])
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,23 @@ def test_the_diffusion_writes_what_its_program_says(tmp_path: Path, programs: An
         assert wanted in shown
     judged = json.loads((judge / "results.json").read_text())["test"]["accuracy"]
     assert results["fidelity"]["real"]["accuracy"] == pytest.approx(judged)
+
+    given = ["--checkpoint", str(run), "--output", str(tmp_path / "drawn.png")]
+    for words, size in (
+        (["--digits", "31415", "--rows", "2"], "2 x 5 pictures"),
+        (["--digits", "07", "--strip", "--steps", "2", "--guidance", "3"], "2 x 3 pictures"),
+    ):
+        assert programs.sample([*given, *words]) == 0
+        assert size in capsys.readouterr().out
+        assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+    for words, message in (
+        (["--digits", "3x"], "--digits: '3x', wanted digits such as 3141"),
+        (["--rows", "0"], "--rows: 0, wanted at least 1"),
+        (["--guidance", "-1"], "sampling.guidance=-1.0: found -1.0, wanted at least 0"),
+        (["--steps", "31"], "31 is more than process.steps 30"),
+    ):
+        assert programs.sample([*given, *words]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
