@@ -367,7 +367,8 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: DiffusionProcess(print), ConfigError, "net must be a layer, got builtin_function"),  # type: ignore[arg-type]
     (lambda: DiffusionProcess(Linear(1, 1), "cos"), ConfigError, "schedule: unknown name 'cos'.*Did you mean 'cosine'"),
     (lambda: DiffusionProcess(Linear(1, 1), prediction="vv"), ConfigError, "prediction: unknown name 'vv'"),
-    (lambda: DiffusionProcess(Linear(1, 1), condition_dropout=2), ConfigError, r"must be in \[0, 1\], got 2"),
+    (lambda: DiffusionProcess(Linear(1, 1), condition_dropout=1), ConfigError, r"must be a number in \[0, 1\), got 1"),
+    (lambda: DiffusionProcess(Linear(1, 1), min_snr="5"), ConfigError, "must be a number > 0 or None, got '5'"),  # type: ignore[arg-type]
     (lambda: DiffusionProcess(Linear(1, 1), min_snr=0), ConfigError, "min_snr must be a number > 0 or None, got 0"),
     (lambda: P(X32[0, 0, 0]), ShapeError, r"expected pictures \(batch, ...\), got \(2,\)"),
     (lambda: P(X32[:0]), ShapeError, r"got \(0, 3, 2, 2\)"),

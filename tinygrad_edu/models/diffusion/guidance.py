@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from ...backend import Array, namespace
 from ...errors import ConfigError, ShapeError, format_shape
 from ...layers.base import Layer
+from .schedules import is_number
 
 
 def ask(
@@ -79,7 +79,7 @@ class ClassifierFreeGuidance(Layer):
 
     def __init__(self, net: Callable[..., Array], scale: float, null_condition: Any = None):
         super().__init__()
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < math.inf:
+        if not is_number(scale) or scale < 0:
             raise ConfigError(f"ClassifierFreeGuidance: scale must be a finite number >= 0, got {scale!r}")
         self.net, self.scale, self.null_condition = net, float(scale), null_condition
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,12 +9,12 @@ import numpy as np
 
 from ...backend import Array, Generator, asarray, device_of, use
 from ...errors import ConfigError, DataError, DtypeError, ShapeError, format_shape
-from ...layers.base import Layer
+from ...layers.base import Layer, check_probability
 from ...losses import MeanSquaredError
 from .guidance import ClassifierFreeGuidance, ask, first_of
 from .predictions import check_prediction, prediction_target, snr_weight
 from .samplers import DDIMSampler, DDPMSampler, Sampler
-from .schedules import NoiseSchedule, Times, check_alike, check_times, make_noise_schedule
+from .schedules import NoiseSchedule, Times, check_alike, check_times, is_number, make_noise_schedule
 
 
 class DiffusionProcess(Layer):
@@ -77,9 +76,8 @@ class DiffusionProcess(Layer):
         if not isinstance(net, Layer):
             raise ConfigError(f"DiffusionProcess: net must be a layer, got {type(net).__name__}")
         check_prediction(prediction)
-        if isinstance(condition_dropout, bool) or not 0 <= condition_dropout <= 1:
-            raise ConfigError(f"DiffusionProcess: condition_dropout must be in [0, 1], got {condition_dropout!r}")
-        if min_snr is not None and not 0 < min_snr < math.inf:
+        check_probability("DiffusionProcess", condition_dropout=condition_dropout)
+        if min_snr is not None and not (is_number(min_snr) and min_snr > 0):
             raise ConfigError(f"DiffusionProcess: min_snr must be a number > 0 or None, got {min_snr!r}")
         self.net = net
         self.schedule = schedule if isinstance(schedule, NoiseSchedule) else make_noise_schedule(schedule, steps)

@@ -9,7 +9,7 @@ from ...errors import ConfigError, ShapeError, format_shape
 from ...layers.base import Layer
 from .predictions import split_prediction, split_prediction_backward
 from .process import DiffusionProcess
-from .schedules import spread
+from .schedules import is_number, spread
 
 
 class RewardedDiffusion(DiffusionProcess):
@@ -55,9 +55,9 @@ class RewardedDiffusion(DiffusionProcess):
         super().__init__(net, *arguments, **others)
         if not isinstance(judge, Layer):
             raise ConfigError(f"RewardedDiffusion: judge must be a layer, got {type(judge).__name__}")
-        if isinstance(reward_weight, bool) or not 0 <= reward_weight < float("inf"):
+        if not is_number(reward_weight) or reward_weight < 0:
             raise ConfigError(f"RewardedDiffusion: reward_weight must be a number >= 0, got {reward_weight!r}")
-        if clip is not None and not clip > 0:
+        if clip is not None and not (is_number(clip) and clip > 0):
             raise ConfigError(f"RewardedDiffusion: clip must be a number > 0 or None, got {clip!r}")
         self._judge = (judge,)  # in a tuple, so that it is no child
         self.reward_weight, self.clip, self.reward = reward_weight, clip, 0.0

@@ -14,7 +14,7 @@ from ...backend import Array, Generator, current_device, device_of, inference, n
 from ...errors import ConfigError, NonFiniteError, ShapeError, did_you_mean, format_shape
 from ...layers.base import Layer
 from .predictions import check_prediction, noise_beside, split_prediction
-from .schedules import NoiseSchedule, combine
+from .schedules import NoiseSchedule, combine, is_number
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -151,7 +151,7 @@ class Sampler:
         clip: float | None = 1.0,
     ):
         check_prediction(prediction)
-        if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int | float) or not clip > 0):
+        if clip is not None and not (is_number(clip) and clip > 0):
             raise ConfigError(f"sampler: clip must be a number > 0 or None, got {clip!r}")
         self.schedule, self.prediction, self.clip = schedule, prediction, clip
         self.times = sampling_times(schedule.steps, schedule.steps if steps is None else steps, spacing)
@@ -395,7 +395,7 @@ class DDIMSampler(Sampler):
         eta: float = 0.0,
     ):
         super().__init__(schedule, prediction, steps, spacing=spacing, clip=clip)
-        if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta <= 1:
+        if not is_number(eta) or not 0 <= eta <= 1:
             raise ConfigError(f"DDIMSampler: eta must be a number in [0, 1], got {eta!r}")
         self.eta, self.draws = float(eta), eta > 0
 

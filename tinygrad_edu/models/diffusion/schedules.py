@@ -31,7 +31,7 @@ def linear_betas(steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> N
         Unless steps >= 1 and 0 < start <= end < 1.
     """
     _check_steps("linear_betas", steps)
-    if not 0 < start <= end < 1:
+    if not (is_number(start) and is_number(end) and 0 < start <= end < 1):
         raise ConfigError(f"linear_betas: 0 < start <= end < 1 is wanted, got start {start!r} and end {end!r}")
     return np.linspace(start, end, steps)
 
@@ -51,9 +51,9 @@ def cosine_betas(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.9
         Unless steps >= 1, offset >= 0 and 0 < max_beta < 1.
     """
     _check_steps("cosine_betas", steps)
-    if not 0 <= offset < math.inf:
+    if not is_number(offset) or offset < 0:
         raise ConfigError(f"cosine_betas: offset must be a number >= 0, got {offset!r}")
-    if not 0 < max_beta < 1:
+    if not is_number(max_beta) or not 0 < max_beta < 1:
         raise ConfigError(f"cosine_betas: max_beta must be in (0, 1), got {max_beta!r}")
     u = np.arange(steps + 1) / steps
     alphas_bar = np.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
@@ -241,6 +241,11 @@ def make_noise_schedule(name: str = "cosine", steps: int = 1000, **options: floa
                 f"{did_you_mean(option, known)}"
             )
     return NoiseSchedule(SCHEDULES[name](steps, **options))
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number, and neither True nor False."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # -- times and factors ---------------------------------------------------------------------------------
