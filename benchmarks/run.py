@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import attention_commands, foundry_commands, report
+from bench import attention_commands, foundry_commands, report, vision_commands
 from bench.options import (
     RESULTS,
     Batch,
@@ -336,7 +336,7 @@ def recurrent(
 
 
 app.command()(attention_commands.attention)
-for command in foundry_commands.COMMANDS:
+for command in (*foundry_commands.COMMANDS, *vision_commands.COMMANDS):
     app.command()(command)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.process import alternate, machine, run_worker
-from bench.recurrent import check_agreement
-from bench.summary import spread
+from bench.layers import compare, job_of, sides_of
+from bench.process import run_worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,38 +76,17 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     BenchmarkError
         If a process fails or the sides do not agree.
     """
-    common = {} if plan.threads is None else {"OMP_NUM_THREADS": str(plan.threads)}
-    sides = {
-        "ours": ("attention_ours", {**common, "TINYGRAD_EDU_KERNELS": "on"}),
-        "torch": ("attention_twin", {**common, **plan.torch_env}),
-    }
-    w, facts = plan.heads, machine()
-    job = {"heads": asdict(w), "warmup": plan.warmup, "steps": plan.steps, "threads": plan.threads}
+    w = plan.heads
+    sides = sides_of(plan, "attention_ours", "attention_twin")
+    job = job_of(plan, heads=asdict(w))
     what = "causal" if w.causal else "all"
-    say(f"{what}: do both sides compute the same?")
-    prints = {side: run_worker(module, {**job, "job": "results"}, env) for side, (module, env) in sides.items()}
-    difference = check_agreement(prints["ours"], prints["torch"], w.dtype)
+    found = compare(plan, sides, job, w.dtype, lambda now: say(f"{what}: {now}"))
     memory: dict[str, dict[str, float | None]] = {side: {} for side in sides}
     for time in (w.time // 4, w.time // 2, w.time):
         shorter = asdict(replace(w, time=time))
         for side, (module, env) in sides.items():
             say(f"{what}: memory of {side} at T {time}")
-            found = run_worker(module, {**job, "heads": shorter, "job": "memory"}, env)
-            memory[side][str(time)] = found["grown_mib"]
-    runs, described = alternate(sides, {**job, "job": "timing"}, plan.pairs, lambda now: say(f"{what}: {now}"))
-    medians = {side: [statistics.median(result["seconds"]) for result in own] for side, own in runs.items()}
-    return {
-        "benchmark": "attention",
-        "plan": asdict(plan),
-        "flops": w.flops,
-        "machine": facts,
-        "facts": described,
-        "largest_difference": difference,
-        "summary": {
-            "seconds": {side: statistics.median(values) for side, values in medians.items()},
-            "ratio": spread([b / a for a, b in zip(medians["ours"], medians["torch"], strict=True)]),
-            "memory_mib": memory,
-            "gemm_gflops": max(statistics.median(result["gemm_gflops"] for result in own) for own in runs.values()),
-        },
-        "runs": runs,
-    }
+            grown = run_worker(module, {**job, "heads": shorter, "job": "memory"}, env)
+            memory[side][str(time)] = grown["grown_mib"]
+    found["summary"]["memory_mib"] = memory
+    return {"benchmark": "attention", "plan": asdict(plan), "flops": w.flops, **found}

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench import worker
 from bench.attention import Heads
-from bench.recurrent import fingerprint
+from bench.layers import fingerprint
 from tinygrad_edu.layers.blocked_attention import attention_ops
 
 

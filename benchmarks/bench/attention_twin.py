@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bench import twin, worker
 from bench.attention import Heads
-from bench.recurrent import fingerprint
+from bench.layers import fingerprint
 
 
 def _step(w: Heads) -> Callable[[int], dict[str, Any]]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.process import BenchmarkError, alternate, machine, run_worker
-from bench.summary import spread
+from bench.layers import compare, job_of, sides_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-TOLERANCES = {"float32": 1e-4, "float64": 1e-10}  # of norms and projections, relative to the norm
 
 
 @dataclass(frozen=True)
@@ -72,41 +69,6 @@ class Recurrence:
         return per_token * tokens * (1 if self.inference else 3)
 
 
-def fingerprint(arrays: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """By name, the norm of an array, and its product with a random array: enough to tell two apart."""
-    import numpy as np
-
-    found = {}
-    for name, array in arrays.items():
-        values = np.asarray(array, dtype=np.float64).ravel()
-        noise = np.random.default_rng(7).standard_normal(values.size)
-        found[name] = [float(np.linalg.norm(values)), float(values @ noise)]
-    return found
-
-
-def check_agreement(ours: dict[str, list[float]], theirs: dict[str, list[float]], dtype: str) -> float:
-    """The largest difference of norms and products, relative to the norm.
-
-    Raises
-    ------
-    BenchmarkError
-        If it is more than rounding, or the two sides do not have the same tensors.
-    """
-    if ours.keys() != theirs.keys():
-        raise BenchmarkError(f"tensors of our side: {sorted(ours)}; of torch's: {sorted(theirs)}")
-    worst = 0.0
-    for name, wanted in theirs.items():
-        for found, right in zip(ours[name], wanted, strict=True):
-            difference = abs(found - right) / (wanted[0] or 1.0)
-            if not difference <= TOLERANCES[dtype]:
-                raise BenchmarkError(
-                    f"the two sides do not compute the same: {name} differs by {difference:.1e} of its norm, "
-                    f"where {TOLERANCES[dtype]:.0e} is allowed"
-                )
-            worst = max(worst, difference)
-    return worst
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is run; fields as of :class:`bench.transformer.Plan`."""
@@ -127,32 +89,13 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     BenchmarkError
         If a process fails or the sides do not agree.
     """
-    common = {} if plan.threads is None else {"OMP_NUM_THREADS": str(plan.threads)}
-    sides = {
-        "ours": ("ours", {**common, "TINYGRAD_EDU_KERNELS": "on"}),
-        "torch": ("twin", {**common, **plan.torch_env}),
-    }
-    job = {"layer": asdict(plan.layer), "warmup": plan.warmup, "steps": plan.steps, "threads": plan.threads}
-    facts, name = machine(), plan.layer.kind
-    say(f"{name}: do both sides compute the same?")
-    prints = {
-        side: run_worker(module, {**job, "job": "recurrent_results"}, env) for side, (module, env) in sides.items()
-    }
-    difference = check_agreement(prints["ours"], prints["torch"], plan.layer.dtype)
-    runs, described = alternate(sides, {**job, "job": "recurrent"}, plan.pairs, lambda now: say(f"{name}: {now}"))
-    medians = {side: [statistics.median(result["seconds"]) for result in own] for side, own in runs.items()}
-    ratios = [b / a for a, b in zip(medians["ours"], medians["torch"], strict=True)]
-    return {
-        "benchmark": "recurrent",
-        "plan": asdict(plan),
-        "flops": plan.layer.flops,
-        "machine": facts,
-        "facts": described,
-        "largest_difference": difference,
-        "summary": {
-            "seconds": {side: statistics.median(values) for side, values in medians.items()},
-            "ratio": spread(ratios),
-            "gemm_gflops": max(statistics.median(result["gemm_gflops"] for result in own) for own in runs.values()),
-        },
-        "runs": runs,
-    }
+    name = plan.layer.kind
+    found = compare(
+        plan,
+        sides_of(plan, "ours", "twin"),
+        job_of(plan, layer=asdict(plan.layer)),
+        plan.layer.dtype,
+        lambda now: say(f"{name}: {now}"),
+        jobs=("recurrent_results", "recurrent"),
+    )
+    return {"benchmark": "recurrent", "plan": asdict(plan), "flops": plan.layer.flops, **found}

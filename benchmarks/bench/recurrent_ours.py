@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from bench import worker
-from bench.recurrent import Recurrence, fingerprint
+from bench.layers import fingerprint
+from bench.recurrent import Recurrence
 
 
 def _layer(w: Recurrence) -> Any:

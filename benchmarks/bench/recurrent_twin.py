@@ -9,7 +9,8 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bench import worker
-from bench.recurrent import Recurrence, fingerprint
+from bench.layers import fingerprint
+from bench.recurrent import Recurrence
 
 
 def _step(w: Recurrence) -> tuple[Any, Callable[[int], dict[str, Any]]]:

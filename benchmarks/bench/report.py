@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.foundry import Published
+from bench.vision import Pictures
 from bench.workload import Workload
 
 
@@ -62,13 +63,26 @@ def show_published(record: dict[str, Any], console: Console) -> None:
     _show_steps(record, title, "transformers", console)
 
 
-def _show_steps(record: dict[str, Any], title: str, theirs: str, console: Console) -> None:
+def show_pictures(record: dict[str, Any], console: Console) -> None:
+    """The training step of the U-Net or ResNet-18."""
+    w = Pictures(**record["plan"]["workload"])
+    what = f"U-Net, base width {w.base}" if w.kind == "unet" else f"ResNet-18, {w.outputs} classes"
+    title = (
+        f"Training step of {what}: {_count(w.batch, 'image')} of {w.channels} x {w.size} x {w.size}, {w.optimizer}, "
+        f"{w.dtype}"
+    )
+    _show_steps(record, title, "torch", console, unit=w.unit)
+    console.print(f"The faster of torch's memory formats here: {record['summary']['fastest_other']}.")
+
+
+def _show_steps(record: dict[str, Any], title: str, theirs: str, console: Console, unit: str = "tokens") -> None:
     """Figures of each side, then the ratios."""
     summary = record["summary"]
-    names = {"ours": "tinygrad_edu", "torch": theirs, "textbook": "textbook ops"}
+    names = {name: name for name in summary["sides"]}
+    names |= {"ours": "tinygrad_edu", "torch": theirs, "textbook": "textbook ops"}
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for column in ("time/step", "of the runs", "tokens/s", "peak", "of GEMM"):
+    for column in ("time/step", "of the runs", f"{unit}/s", "peak", "of GEMM"):
         table.add_column(column, justify="right")
     for name, side in summary["sides"].items():
         table.add_row(
@@ -210,6 +224,38 @@ def show_recurrent(records: list[dict[str, Any]], console: Console) -> None:
             f"{record['largest_difference']:.0e}",
         )
     console.print(table)
+    _warn_of_settings(records[0]["facts"]["ours"], console)
+    _warn_if_busy(records[0], console)
+
+
+def show_convolution(records: list[dict[str, Any]], console: Console) -> None:
+    """Each kind of convolution, ours beside torch's in both memory formats."""
+    w = records[0]["plan"]["layer"]
+    others = [side for side in records[0]["summary"]["seconds"] if side != "ours"]
+    table = Table(
+        title=f"Convolution, forward and backward: {w['in_channels']} to {w['out_channels']} channels, "
+        f"{w['size']} x {w['size']}, batch {w['batch']}, {w['dtype']}",
+        title_justify="left",
+    )
+    table.add_column("kind", no_wrap=True)
+    for column in ("ours", *others, "faster", "of the pairs", "of GEMM", "difference"):
+        table.add_column(column, justify="right")
+    for record in records:
+        summary = record["summary"]
+        seconds, ratio = summary["seconds"], summary["ratio"]
+        table.add_row(
+            record["plan"]["layer"]["kind"],
+            *(_seconds(seconds[side]) for side in ("ours", *others)),
+            f"{ratio['median']:.2f} x",
+            f"{ratio['min']:.2f} to {ratio['max']:.2f}",
+            f"{record['flops'] / seconds['ours'] / 1e9 / summary['gemm_gflops']:.0%}",
+            f"{record['largest_difference']:.0e}",
+        )
+    console.print(table)
+    for record in records:
+        grown = ", ".join(f"{side} {_mib(mib)}" for side, mib in record["summary"]["memory_mib"].items())
+        console.print(f"Memory that a step of {record['plan']['layer']['kind']} adds: {grown}.")
+    console.print('"faster" is beside the faster of torch\'s memory formats.')
     _warn_of_settings(records[0]["facts"]["ours"], console)
     _warn_if_busy(records[0], console)
 

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 try:
     worker = importlib.import_module("bench.worker")
     attention = importlib.import_module("bench.attention")
+    layers = importlib.import_module("bench.layers")
     process = importlib.import_module("bench.process")
-    recurrent = importlib.import_module("bench.recurrent")
 finally:
     sys.path.pop(0)
 
@@ -49,7 +49,7 @@ def test_both_sides_compute_the_same(settings: dict[str, Any]) -> None:
     heads = {"batch": 2, "heads": 2, "time": 24, "dim": 8, **settings}
     job = {"job": "results", "heads": heads, "threads": None}
     ours, theirs = (process.run_worker(module, job) for module in ("attention_ours", "attention_twin"))
-    assert recurrent.check_agreement(ours, theirs, settings.get("dtype", "float32")) < 1e-5
+    assert layers.check_agreement(ours, theirs, settings.get("dtype", "float32")) < 1e-5
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from /proc")

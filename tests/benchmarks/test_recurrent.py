@@ -10,12 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 try:
+    layers = importlib.import_module("bench.layers")
     process = importlib.import_module("bench.process")
     recurrent = importlib.import_module("bench.recurrent")
 finally:
     sys.path.pop(0)
 
-Recurrence, check_agreement, fingerprint = recurrent.Recurrence, recurrent.check_agreement, recurrent.fingerprint
+Recurrence, check_agreement, fingerprint = recurrent.Recurrence, layers.check_agreement, layers.fingerprint
 BenchmarkError = process.BenchmarkError
 
 
