@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DEPTH = 4  # of the U-Net: how often an image is halved
 STAGES = (64, 128, 256, 512)  # channels of ResNet-18
-OPTIMIZERS = {"adamw": {"learning_rate": 1e-3, "weight_decay": 1e-2}, "sgd": {"learning_rate": 1e-2, "momentum": 0.9}}
+OPTIMIZERS = {"adamw": {"learning_rate": 1e-4, "weight_decay": 1e-2}, "sgd": {"learning_rate": 1e-2, "momentum": 0.9}}
 
 
 @dataclass(frozen=True)
