@@ -20,6 +20,7 @@ _TWICE_SQRT_2_OVER_PI = np.float32(2 * 0.7978845608028654)
 _CUBIC = np.float32(0.044715)
 _ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 
+_LIGHT, _HEAVY = 32, 8  # a few operations a number, or an exponential; see `parallel`
 _READ, _WRITE = types.Array(types.float32, 1, "C", readonly=True), types.float32[::1]
 
 
@@ -41,7 +42,7 @@ def _normal(x):  # type: ignore[no-untyped-def]
     return (tail if x < 0 else _ONE - tail), bell
 
 
-@parallel_for(_READ, _WRITE)
+@parallel_for(_READ, _WRITE, times=_HEAVY)
 def _gelu(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -51,7 +52,7 @@ def _gelu(x, y):  # type: ignore[no-untyped-def]
             ys[i] = xs[i] * cdf
 
 
-@parallel_for(_READ, _READ, _WRITE)
+@parallel_for(_READ, _READ, _WRITE, times=_HEAVY)
 def _gelu_backward(dy, x, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -61,7 +62,7 @@ def _gelu_backward(dy, x, dx):  # type: ignore[no-untyped-def]
             dxs[i] = dys[i] * (cdf + xs[i] * bell * _INV_SQRT_2PI)
 
 
-@parallel_for(_READ, _WRITE)
+@parallel_for(_READ, _WRITE, times=_HEAVY)
 def _gelu_tanh(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -71,7 +72,7 @@ def _gelu_tanh(x, y):  # type: ignore[no-untyped-def]
             ys[i] = xs[i] * sigmoid32(_TWICE_SQRT_2_OVER_PI * (xs[i] + _CUBIC * xs[i] * xs[i] * xs[i]))
 
 
-@parallel_for(_READ, _READ, _WRITE)
+@parallel_for(_READ, _READ, _WRITE, times=_HEAVY)
 def _gelu_tanh_backward(dy, x, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -82,7 +83,7 @@ def _gelu_tanh_backward(dy, x, dx):  # type: ignore[no-untyped-def]
             dxs[i] = dys[i] * (s + xs[i] * s * (_ONE - s) * slope)
 
 
-@parallel_for(_READ, _WRITE)
+@parallel_for(_READ, _WRITE, times=_HEAVY)
 def _silu(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -91,7 +92,7 @@ def _silu(x, y):  # type: ignore[no-untyped-def]
             ys[i] = xs[i] * sigmoid32(xs[i])
 
 
-@parallel_for(_READ, _READ, _WRITE)
+@parallel_for(_READ, _READ, _WRITE, times=_HEAVY)
 def _silu_backward(dy, x, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -101,7 +102,7 @@ def _silu_backward(dy, x, dx):  # type: ignore[no-untyped-def]
             dxs[i] = dys[i] * s * (_ONE + xs[i] * (_ONE - s))
 
 
-@parallel_for(_READ, _WRITE)
+@parallel_for(_READ, _WRITE, times=_LIGHT)
 def _relu(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -110,7 +111,7 @@ def _relu(x, y):  # type: ignore[no-untyped-def]
             ys[i] = _ZERO if xs[i] < _ZERO else xs[i]  # noqa: FURB136 - max() may lose a NaN
 
 
-@parallel_for(_READ, _READ, _WRITE)
+@parallel_for(_READ, _READ, _WRITE, times=_LIGHT)
 def _relu_backward(dy, y, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((y.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -119,7 +120,7 @@ def _relu_backward(dy, y, dx):  # type: ignore[no-untyped-def]
             dxs[i] = dys[i] * (_ONE if ys[i] > _ZERO else _ZERO)
 
 
-@parallel_for(_READ, _WRITE)
+@parallel_for(_READ, _WRITE, times=_HEAVY)
 def _sigmoid(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -128,7 +129,7 @@ def _sigmoid(x, y):  # type: ignore[no-untyped-def]
             ys[i] = sigmoid32(xs[i])
 
 
-@parallel_for(_READ, _READ, _WRITE)
+@parallel_for(_READ, _READ, _WRITE, times=_LIGHT)
 def _sigmoid_backward(dy, y, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((y.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -137,7 +138,7 @@ def _sigmoid_backward(dy, y, dx):  # type: ignore[no-untyped-def]
             dxs[i] = dys[i] * ys[i] * (_ONE - ys[i])
 
 
-@parallel_for(_READ, _WRITE)
+@parallel_for(_READ, _WRITE, times=_HEAVY)
 def _tanh(x, y):  # type: ignore[no-untyped-def]
     for chunk in prange((x.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -146,7 +147,7 @@ def _tanh(x, y):  # type: ignore[no-untyped-def]
             ys[i] = tanh32(xs[i])
 
 
-@parallel_for(_READ, _READ, _WRITE)
+@parallel_for(_READ, _READ, _WRITE, times=_LIGHT)
 def _tanh_backward(dy, y, dx):  # type: ignore[no-untyped-def]
     for chunk in prange((y.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)

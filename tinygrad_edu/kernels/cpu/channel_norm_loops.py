@@ -11,12 +11,13 @@ from numba import prange, types
 
 from .common import parallel_for
 
+_LIGHT = 32  # a few operations a number, see `parallel`
 _IMAGES = types.Array(types.float32, 2, "C", readonly=True)  # (images, places * C) or (images * C, places)
 _OUT = types.float32[:, ::1]
 _SUMS = types.float64[:, :, ::1]  # (tasks, 2, strip); (images, 2, C) of planes
 
 
-@parallel_for(_IMAGES, types.intp, _SUMS)
+@parallel_for(_IMAGES, types.intp, _SUMS, times=_LIGHT)
 def sums_by_pixels(x, parts, sums):  # type: ignore[no-untyped-def]
     """Sums of x and of x^2. In float64: the variance is their difference, which float32 would lose to cancellation."""
     images, length = x.shape
@@ -43,7 +44,7 @@ def sums_by_pixels(x, parts, sums):  # type: ignore[no-untyped-def]
                 square[i] += p * p
 
 
-@parallel_for(_IMAGES, _IMAGES, _IMAGES, types.intp, _SUMS)
+@parallel_for(_IMAGES, _IMAGES, _IMAGES, types.intp, _SUMS, times=_LIGHT)
 def gradient_sums_by_pixels(dy, x, center, parts, sums):  # type: ignore[no-untyped-def]
     """Sums of dy and of dy (x - center)."""
     images, length = x.shape
@@ -73,7 +74,7 @@ def gradient_sums_by_pixels(dy, x, center, parts, sums):  # type: ignore[no-unty
                 product[i] += np.float64(da[i] * (a[i] - mu[i]))
 
 
-@parallel_for(_IMAGES, _IMAGES, _IMAGES, _IMAGES, types.intp, _OUT)
+@parallel_for(_IMAGES, _IMAGES, _IMAGES, _IMAGES, types.intp, _OUT, times=_LIGHT)
 def apply_by_pixels(x, center, scale, shift, parts, y):  # type: ignore[no-untyped-def]
     images, length = x.shape
     strip = center.shape[1]
@@ -89,7 +90,7 @@ def apply_by_pixels(x, center, scale, shift, parts, y):  # type: ignore[no-untyp
                 ys[i] = (xs[i] - mu[i]) * a[i] + b[i]
 
 
-@parallel_for(_IMAGES, _IMAGES, _IMAGES, _IMAGES, _IMAGES, _IMAGES, types.intp, _OUT)
+@parallel_for(_IMAGES, _IMAGES, _IMAGES, _IMAGES, _IMAGES, _IMAGES, types.intp, _OUT, times=_LIGHT)
 def apply_backward_by_pixels(dy, x, center, scale, slope, shift, parts, dx):  # type: ignore[no-untyped-def]
     images, length = x.shape
     strip = center.shape[1]
@@ -105,7 +106,7 @@ def apply_backward_by_pixels(dy, x, center, scale, slope, shift, parts, dx):  # 
                 dxs[i] = dys[i] * a[i] - (xs[i] - mu[i]) * k[i] - b[i]
 
 
-@parallel_for(_IMAGES, _SUMS)
+@parallel_for(_IMAGES, _SUMS, times=_LIGHT)
 def sums_by_planes(x, sums):  # type: ignore[no-untyped-def]
     channels = sums.shape[2]
     for plane in prange(x.shape[0]):
@@ -119,7 +120,7 @@ def sums_by_planes(x, sums):  # type: ignore[no-untyped-def]
         sums[plane // channels, 1, plane % channels] = square
 
 
-@parallel_for(_IMAGES, _IMAGES, _IMAGES, _SUMS)
+@parallel_for(_IMAGES, _IMAGES, _IMAGES, _SUMS, times=_LIGHT)
 def gradient_sums_by_planes(dy, x, center, sums):  # type: ignore[no-untyped-def]
     channels = sums.shape[2]
     images = center.shape[0]
@@ -134,7 +135,7 @@ def gradient_sums_by_planes(dy, x, center, sums):  # type: ignore[no-untyped-def
         sums[plane // channels, 1, plane % channels] = product
 
 
-@parallel_for(_IMAGES, _IMAGES, _IMAGES, _IMAGES, _OUT)
+@parallel_for(_IMAGES, _IMAGES, _IMAGES, _IMAGES, _OUT, times=_LIGHT)
 def apply_by_planes(x, center, scale, shift, y):  # type: ignore[no-untyped-def]
     images, channels = center.shape
     for plane in prange(x.shape[0]):
@@ -145,7 +146,7 @@ def apply_by_planes(x, center, scale, shift, y):  # type: ignore[no-untyped-def]
             ys[i] = (xs[i] - mu) * a + b
 
 
-@parallel_for(_IMAGES, _IMAGES, _IMAGES, _IMAGES, _IMAGES, _IMAGES, _OUT)
+@parallel_for(_IMAGES, _IMAGES, _IMAGES, _IMAGES, _IMAGES, _IMAGES, _OUT, times=_LIGHT)
 def apply_backward_by_planes(dy, x, center, scale, slope, shift, dx):  # type: ignore[no-untyped-def]
     images, channels = center.shape
     for plane in prange(x.shape[0]):
