@@ -178,6 +178,7 @@ INPUTS = [
         lambda: ConvTranspose2d(3, 4, 3, 2)(zeros(2, 3, 5, 5), [13, 12]),
         r"output_size must lie between \(11, 11\) and \(12, 12\) for an image \(5, 5\), got \(13, 12\)",
     ),
+    (ShapeError, lambda: ConvTranspose2d(3, 4, 3, 2)(zeros(2, 3, 5, 5), 13), r"between \(11, 11\) and \(12, 12\)"),
     (ConfigError, lambda: ConvTranspose2d(3, 4, 3, 2)(zeros(2, 3, 5, 5), [12.0, 12]), "output_size must be an integer"),
     (ConfigError, lambda: ConvTranspose2d(3, 4, 3, 2)(zeros(2, 3, 5, 5), [12]), r"a tuple of 2, got \(12,\)"),
     (

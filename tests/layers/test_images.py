@@ -159,6 +159,7 @@ def test_an_output_size_chooses_among_those_that_are_possible() -> None:
     for size in ([9, 17], [10, 18], (9, 18)):
         against_torch(ConvTranspose2d(*how), "ConvTranspose2d", image(2, 4, 5, 9), *how, forward={"output_size": size})
     against_torch(ConvTranspose1d(*how), "ConvTranspose1d", image(2, 4, 5), *how, forward={"output_size": [10]})
+    assert ConvTranspose1d(*how)(image(2, 4, 5), 10).shape[2:] == (10,)  # torch wants a list; one number is clear
 
 
 def test_initial_weights_have_the_bounds_of_torch() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinygrad_edu.errors import ConfigError, DtypeError, RangeError, ShapeError
+from tinygrad_edu.errors import ConfigError, DeviceError, DtypeError, RangeError, ShapeError
 from tinygrad_edu.layers import (
     Conv2d,
     MaxPool2d,
@@ -58,10 +58,22 @@ class Flat(Layer):
 
 STEPS, PIXELS = TimestepEmbedding(8, num_steps=10), SpatialSelfAttention(6, 2, 3)
 CROSS = SpatialCrossAttention(6, 5, 2, 3)
+SKIP = SkipConnection(Conv2d(6, 2, 3, padding=1))
 IMAGE, CONTEXT, MASK = zeros(2, 6, 4, 3), zeros(2, 7, 5), np.ones((2, 7), bool)
+
+
+def through_a_skip(dy: Any) -> None:
+    SKIP(IMAGE)
+    SKIP.backward(dy)
+
+
 INPUTS: list[tuple[Any, type[Exception], str]] = [
     (lambda: SkipConnection(Flat())(IMAGE), ShapeError, "must keep the batch and the number of axes of its input"),
     (lambda: SkipConnection(Flat())(zeros(2, 3)), ShapeError, "expected (batch, channels, *size), got (2, 3)"),
+    (lambda: SkipConnection(Flat())([[1.0]]), DeviceError, "expected a NumPy or CuPy array, got builtins.list"),
+    (lambda: through_a_skip(zeros(2, 8, 1, 3)), ShapeError,
+     "SkipConnection.backward: expected a gradient (2, 8, 4, 3), the output's shape, got (2, 8, 1, 3)"),
+    (lambda: through_a_skip(zeros(2, 7, 4, 3)), ShapeError, "output's shape, got (2, 7, 4, 3)"),
     (lambda: STEPS(np.array([0, 10])), RangeError, "TimestepEmbedding: t must be in [0, 10), got 10"),
     (lambda: STEPS(np.array([3, -2])), RangeError, "TimestepEmbedding: t must be in [0, 10), got -2"),
     (lambda: STEPS(np.array([0.5])), DtypeError, "t must be integers, the numbers of steps, got float64"),
@@ -75,6 +87,8 @@ INPUTS: list[tuple[Any, type[Exception], str]] = [
     (lambda: CROSS(IMAGE, CONTEXT[:1]), ShapeError,
      "context must be (2, length, 5), for images (2, 6, 4, 3), got (1, 7, 5)"),
     (lambda: CROSS(IMAGE, CONTEXT[..., 1:]), ShapeError, "context must be (2, length, 5)"),
+    (lambda: CROSS(IMAGE, CONTEXT.astype(int)), DtypeError, "context must hold floating-point numbers, got int64"),
+    (lambda: CROSS(IMAGE, [[1.0]]), DeviceError, "expected a NumPy or CuPy array, got builtins.list"),
     (lambda: CROSS(IMAGE, CONTEXT[:, 0]), ShapeError, "context must be (2, length, 5)"),
     (lambda: CROSS(IMAGE, CONTEXT, MASK[:, 1:]), ShapeError, "mask must be (batch, length), here (2, 7), got (2, 6)"),
     (lambda: CROSS(IMAGE, CONTEXT, MASK * 1), DtypeError, "mask must be bool, False at padding, got int64"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_edu as tg
-from tinygrad_edu.errors import ConfigError, DtypeError, RangeError, ShapeError
+from tinygrad_edu.errors import ConfigError, DeviceError, DtypeError, RangeError, ShapeError
 from tinygrad_edu.losses import MeanSquaredError
 from tinygrad_edu.models import ConditionalUNet, Network
 from tinygrad_edu.models.conditional_blocks import ResidualBlock
@@ -291,6 +291,8 @@ MISTAKES: list[tuple[str, dict[str, Any], tuple[Any, ...], type[Exception], str]
     ("channels", {}, (X[:, :1], T), ShapeError, "the image has 1 channels where 2 are wanted"),
     ("axes", {}, (X[0], T), ShapeError, "expected (batch, 2, height, width), got (2, 8, 8)"),
     ("no images", {}, (X[:0], T[:0]), ShapeError, "the batch is empty"),
+    ("no array", {}, (X.tolist(), T), DeviceError, "expected a NumPy or CuPy array, got builtins.list"),
+    ("no array of a condition", {"context_dim": D}, (X, T, CONTEXT.tolist()), DeviceError, "got builtins.list"),
     ("bytes", {}, (X.astype("uint8"), T), DtypeError, "x must hold floating-point numbers, got uint8"),
     ("step too late", {}, (X, np.array([0, 50, 1])), RangeError, "t must be in [0, 50), got 50"),
     ("step negative", {}, (X, np.array([0, 4, -1])), RangeError, "t must be in [0, 50), got -1"),
@@ -330,3 +332,15 @@ def test_inputs(settings: Any, inputs: Any, error: type[Exception], message: str
     with pytest.raises(error, match=re.escape(message)):
         model(*inputs)
     assert not any(layer._saved for layer in model.layers() if layer is model)
+
+
+def test_a_condition_of_another_type_changes_no_other_type() -> None:
+    """A row of one-hots from NumPy is float64, and the network stays in float32 all the same."""
+    model, rng = build(context_dim=D, dtype="float32"), np.random.default_rng(0)
+    x, condition = rng.normal(size=X.shape).astype("float32"), rng.normal(size=CONTEXT.shape)
+    for parameter in model.parameters():
+        parameter.data += 0.1  # the last convolution begins as zeros
+    y = model(x, T, condition)
+    dx, dcondition = model.backward(y)
+    assert y.dtype == dx.dtype == dcondition.dtype == "float32"
+    np.testing.assert_array_equal(y, model(x, T, condition.astype("float32")))

@@ -240,12 +240,13 @@ class _TransposedConvolution(_Filters):
         settings = zip(size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         return tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in settings)
 
-    def _extra(self, size: Size, output_size: Sequence[int] | None) -> Size:
+    def _extra(self, size: Size, output_size: int | Sequence[int] | None) -> Size:
         """Pixels beyond the smallest output: `output_padding`, or what `output_size` asks for."""
         if output_size is None:
             return self.output_padding
         smallest, name = self._smallest(size), type(self).__name__
-        wanted = per_axis(name, "output_size", tuple(output_size)[-self.axes :], self.axes)
+        given = tuple(output_size)[-self.axes :] if isinstance(output_size, Sequence) else output_size
+        wanted = per_axis(name, "output_size", given, self.axes)
         largest = tuple(n + max(s, d) - 1 for n, s, d in zip(smallest, self.stride, self.dilation, strict=True))
         if any(not low <= n <= high for low, n, high in zip(smallest, wanted, largest, strict=True)):
             raise ShapeError(
@@ -254,7 +255,7 @@ class _TransposedConvolution(_Filters):
             )
         return tuple(n - low for n, low in zip(wanted, smallest, strict=True))
 
-    def _output_size(self, size: Size, output_size: Sequence[int] | None) -> Size:
+    def _output_size(self, size: Size, output_size: int | Sequence[int] | None) -> Size:
         extra = self._extra(size, output_size)
         output = tuple(n + e for n, e in zip(self._smallest(size), extra, strict=True))
         if any(n < 1 for n in output):
@@ -270,7 +271,7 @@ class _TransposedConvolution(_Filters):
         return tuple((0, m - n) for m, n in zip(back, x.shape[2:], strict=True))
 
     @batched
-    def forward(self, x: Array, output_size: Sequence[int] | None = None) -> Array:
+    def forward(self, x: Array, output_size: int | Sequence[int] | None = None) -> Array:
         check_image(self, x, self.axes, self.in_channels)  # (B, in_channels, *size) -> (B, out_channels, *output)
         namespace(x, self.weight.data)
         output = self._output_size(tuple(x.shape[2:]), output_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..backend import Array, namespace
 from ..errors import ShapeError, format_shape
 from .base import Layer
+from .images import check_gradient
 
 Size = tuple[int, ...]  # of an image, a number for each axis
 
@@ -79,6 +80,7 @@ class SkipConnection(Layer):
         self.inner = inner
 
     def forward(self, x: Array) -> Array:  # (B, C, *size) -> (B, C + D, *size)
+        namespace(x)  # an error for what is no array
         if x.ndim < 3:
             raise ShapeError(f"SkipConnection: expected (batch, channels, *size), got {format_shape(tuple(x.shape))}")
         z = self.inner(x)
@@ -87,10 +89,11 @@ class SkipConnection(Layer):
                 "SkipConnection: the inner layer must keep the batch and the number of axes of its input, "
                 f"{format_shape(tuple(x.shape))}, it gave {format_shape(tuple(z.shape))}"
             )
-        self.save(x.shape[1], z.shape[2:])
+        self.save(tuple(x.shape), tuple(z.shape))
         return join_channels(x, z)
 
     def backward(self, dy: Array) -> Array:
-        channels, other = self.saved()
-        dx, dz = split_channels(dy, channels, other)
+        (batch, channels, *size), (_, more, *other) = self.saved()
+        check_gradient(self, dy, (batch, channels + more, *size))  # a smaller one would be filled up in silence
+        dx, dz = split_channels(dy, channels, tuple(other))
         return dx + self.inner.backward(dz)

@@ -103,6 +103,7 @@ class SpatialCrossAttention(Layer):
         self.attention = MultiHeadAttention(channels, num_heads, dropout, generator=generator)
 
     def _check(self, x: Array, context: Array, mask: Array | None) -> None:
+        namespace(x, context, mask)
         if x.ndim != 4:
             raise ShapeError(
                 f"SpatialCrossAttention: expected (batch, {self.channels}, height, width), "
@@ -115,7 +116,11 @@ class SpatialCrossAttention(Layer):
                 f"SpatialCrossAttention: context must be {format_shape(wanted)}, for images "
                 f"{format_shape(tuple(x.shape))}, got {format_shape(tuple(context.shape))}"
             )
-        namespace(x, context, mask)
+        if context.dtype.kind != "f":
+            raise DtypeError(
+                f"SpatialCrossAttention: context must hold floating-point numbers, got {context.dtype}; "
+                "ids become such by an Embedding"
+            )
         if mask is None:
             return
         if mask.dtype != bool:

@@ -77,7 +77,7 @@ class ContextCondition(Layer):
 
     Parameters
     ----------
-    dim : D, width of the sequence
+    dim : D, width of the sequence, which is taken in the type of the weights
     embed_dim : E
 
     Attributes
@@ -96,6 +96,7 @@ class ContextCondition(Layer):
         return namespace(self.nothing.data).tile(self.nothing.data, (batch, 1, 1))
 
     def _check(self, condition: Array, mask: Any, batch: int) -> tuple[Array, Array | None]:
+        namespace(condition, self.nothing.data)  # an error for what is no array, or on another device
         found = format_shape(tuple(condition.shape))
         if condition.ndim not in (2, 3) or condition.shape[-1] != self.dim or len(condition) != batch:
             raise ShapeError(
@@ -104,9 +105,10 @@ class ContextCondition(Layer):
             )
         if condition.dtype.kind != "f":
             raise DtypeError(f"condition must hold floating-point numbers, got {condition.dtype}")
-        namespace(condition, self.nothing.data)
         if condition.size == 0:
             raise ShapeError(f"condition is empty, got {found}")
+        # NumPy's own type, float64, in a row of one-hots would make the whole network compute in it.
+        condition = condition.astype(self.nothing.dtype, copy=False)
         if mask is None:
             return condition, None
         with use(device_of(condition)):

@@ -97,6 +97,7 @@ class Network(Layer):
 
     def _check_images(self, x: Array, channels: int, least: int, why: str = "") -> None:
         """Raise unless `x` is (B, channels, H, W), of floats, with at least `least` pixels a side."""
+        namespace(x, next(self.parameters()).data)  # an error for what is no array, or on another device
         name, wanted = type(self).__name__, format_shape(("batch", channels, "height", "width"))
         found = format_shape(tuple(x.shape))
         if x.ndim != 4:
@@ -112,7 +113,6 @@ class Network(Layer):
             raise ShapeError(f"{name}: images must be at least {least} x {least}{why}, got {found}")
         if x.dtype.kind != "f":
             raise DtypeError(f"{name}: x must hold floating-point numbers, got {x.dtype}; divide bytes by 255")
-        namespace(x, next(self.parameters()).data)
 
     # -- on disk ---------------------------------------------------------------------------------------
 

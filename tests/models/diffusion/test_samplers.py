@@ -285,6 +285,8 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: DDPMSampler(SCHEDULE).sample(NET), ConfigError, "give either shape"),
     (lambda: DDPMSampler(SCHEDULE).sample(NET, (2, *SHAPE), start=np.zeros((2, *SHAPE))), ConfigError, "either shape"),
     (lambda: DDPMSampler(SCHEDULE).sample(NET, (0, *SHAPE)), ConfigError, r"integers >= 1, got \(0, 3, 2, 2\)"),
+    (lambda: DDPMSampler(SCHEDULE).sample(NET, 5), ConfigError, "shape must be .*, integers >= 1, got 5"),
+    (lambda: DDPMSampler(SCHEDULE).sample(ClassifierFreeGuidance(NET, 2), (2, *SHAPE)), ConfigError, "no condition to"),
     (lambda: DDPMSampler(SCHEDULE).sample(NET, (2, *SHAPE), np.zeros((3, 1))), ShapeError, "3 conditions for 2 pict"),
     (lambda: DDPMSampler(SCHEDULE).sample(lambda x, t: x[:, :1], (2, *SHAPE)), ShapeError, r"got \(2, 1, 2, 2\)"),
     (lambda: DDPMSampler(SCHEDULE).sample(lambda x, t: x * np.nan, (2, *SHAPE)), NonFiniteError, "NaN or infinity"),

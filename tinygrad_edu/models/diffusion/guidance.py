@@ -83,7 +83,7 @@ class ClassifierFreeGuidance(Layer):
             raise ConfigError(f"ClassifierFreeGuidance: scale must be a finite number >= 0, got {scale!r}")
         self.net, self.scale, self.null_condition = net, float(scale), null_condition
 
-    def forward(self, x_t: Array, t: Array, condition: Array) -> Array:
+    def forward(self, x_t: Array, t: Array, condition: Array | None = None) -> Array:
         """The guided prediction, (B, ...), of pictures (B, ...) at times (B,) under a condition of B rows."""
         if condition is None:
             raise ConfigError("ClassifierFreeGuidance: there is no condition to follow; give one, or call the net")

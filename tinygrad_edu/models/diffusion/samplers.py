@@ -315,8 +315,12 @@ def draw_noise(shape: Sequence[int], generator: Generator, device: str | None = 
     ConfigError
         If a length is no integer >= 1.
     """
-    if len(shape) < 2 or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in shape):
-        raise ConfigError(f"sampler: shape must be (batch, channels, height, width), integers >= 1, got {tuple(shape)}")
+    if (
+        not isinstance(shape, Sequence)
+        or len(shape) < 2
+        or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in shape)
+    ):
+        raise ConfigError(f"sampler: shape must be (batch, channels, height, width), integers >= 1, got {shape!r}")
     with use(current_device() if device is None else device):
         return generator.normal(*shape, dtype=dtype)
 
