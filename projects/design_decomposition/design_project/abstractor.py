@@ -46,7 +46,8 @@ class AbstractorJob(DesignJob):
         return build_abstractor(config)
 
     def loader(self, split: str) -> Any:
-        training, collate = self.config.training, partial(abstractor_batch, n_colours=self.config.data.n_colours)
+        training = self.config.training
+        collate = partial(abstractor_batch, n_colours=self.config.data.n_colours, mirror=split == "train")
         if split == "train":
             return loader_of(self.designs[split], training.batch_size, collate, training.seed)
         return loader_of(self.designs[split], _AT_ONCE, collate)
@@ -60,9 +61,7 @@ class AbstractorJob(DesignJob):
                     raise EvaluationStopped
                 maps = asarray(batch.pop("maps"))
                 answers = self.model(maps)
-                total += sum(
-                    float(loss(answers[name], asarray(batch[name]))) for name, loss in self.model.losses.items()
-                )
+                total += self.model.loss_of(answers, {name: asarray(values) for name, values in batch.items()})
                 for name, values in batch.items():
                     found.setdefault(name, []).append(to_host(answers[name]))
                     found.setdefault(f"true_{name}", []).append(values)

@@ -63,10 +63,18 @@ def encoder_batch(examples: list[Any]) -> tuple[Any, Any]:
     return as_seen(batch["image"]), batch["features"]
 
 
-def abstractor_batch(examples: list[Any], n_colours: int) -> dict[str, Any]:
-    """Soft maps, and all that is to be told from them."""
+def abstractor_batch(examples: list[Any], n_colours: int, mirror: bool = False) -> dict[str, Any]:
+    """Soft maps, and all that is to be told from them.
+
+    With `mirror` every second design is seen from behind, left and right changed: its scores and its meaning are the
+    same. Which ones these are changes with the order of the epoch, so no random numbers are needed that a resumed run
+    would have to go on with.
+    """
     batch = stack_examples(examples)
-    return {"maps": soft_maps_of(batch.pop("features"), n_colours), **batch}
+    maps = soft_maps_of(batch.pop("features"), n_colours)
+    if mirror:
+        maps[::2] = maps[::2, ..., ::-1].copy()
+    return {"maps": maps, **batch}
 
 
 def loader_of(designs: Any, batch_size: int, collate: Any, seed: int | None = None) -> DataLoader:

@@ -7,6 +7,7 @@ import math
 import runpy
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -305,6 +306,27 @@ def test_soft_maps(programs: Any, data: Path) -> None:
     np.testing.assert_allclose(soft[:, 2:10].sum(axis=1), 1)
     assert soft[:, :10].min() >= 0 and soft[:, :10].max() <= 1
     np.testing.assert_array_equal(soft[:, 10], logits[:, 10])
+
+
+def test_every_second_design_is_mirrored_and_means_the_same(programs: Any, data: Path) -> None:
+    """The scores of a mirrored layout are those of the layout: the formulas know no left and right."""
+    from design_project.data import abstractor_batch
+
+    from tinygrad_edu.data.designs import Box, SyntheticDesignDataset, feature_maps, grammar_scores, make_layout
+
+    examples = [SyntheticDesignDataset(data, "test")[i] for i in range(5)]
+    plain, mirrored = abstractor_batch(examples, 8), abstractor_batch(examples, 8, mirror=True)
+    np.testing.assert_array_equal(mirrored["maps"][1::2], plain["maps"][1::2])
+    np.testing.assert_array_equal(mirrored["maps"][::2], plain["maps"][::2, ..., ::-1])
+    np.testing.assert_array_equal(mirrored["grammar"], plain["grammar"])
+    for index in range(20):
+        layout = make_layout(0, index)
+        elements = tuple(
+            replace(e, box=Box(32 - e.box.x - e.box.w, e.box.y, e.box.w, e.box.h)) for e in layout.elements
+        )
+        other = replace(layout, elements=elements)  # the papers stand in the middle of the canvas
+        np.testing.assert_array_equal(feature_maps(other), feature_maps(layout)[..., ::-1])
+        np.testing.assert_allclose(grammar_scores(other), grammar_scores(layout), atol=1e-6)
 
 
 def test_gradients_of_what_lies_between_the_networks(programs: Any) -> None:
