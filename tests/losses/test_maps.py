@@ -202,7 +202,17 @@ BAD = [
         lambda: design_loss(5)(design(5)[0], np.where(np.arange(4)[:, None, None] == 2, np.nan, design(5)[1])),
         "CompositeLoss: term 'colour': class ids must be whole numbers, got nan",
     ),
-    (RangeError, lambda: design_loss(5)(design(5)[0], design(9)[1]), r"targets must be in \[0, 5\)"),
+    (
+        RangeError,
+        lambda: design_loss(5)(design(5)[0], design(9)[1]),
+        r"CompositeLoss, term 'colour': .*targets must be in \[0, 5\)",
+    ),
+    (
+        ConfigError,
+        lambda: CompositeLoss([Term("a", DiceLoss(), slice(0, 1), slice(0, 1), "x")]),  # type: ignore[arg-type]
+        "term 'a': weight must be a finite number >= 0, got 'x'",
+    ),
+    (ConfigError, lambda: DiceLoss(smooth="x"), "DiceLoss: smooth must be a finite number > 0, got 'x'"),  # type: ignore[arg-type]
 ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backend import Array, namespace
-from ..errors import ConfigError, DtypeError, ShapeError, format_shape
+from ..errors import ConfigError, DtypeError, ShapeError, TinygradEduError, format_shape
 from ..layers.base import Layer
 from ..layers.containers import LayerList
 from .cross_entropy import CrossEntropyLoss
@@ -109,7 +109,10 @@ class CompositeLoss(Layer):
             wanted = target[:, term.target]
             if isinstance(term.target, int):
                 wanted = _ids(term.name, wanted)
-            parts[term.name] = term.loss(prediction[:, term.prediction], wanted)
+            try:
+                parts[term.name] = term.loss(prediction[:, term.prediction], wanted)
+            except TinygradEduError as error:
+                raise type(error)(f"CompositeLoss, term {term.name!r}: {error}") from error
         self.parts = parts
         self.save(prediction)
         return sum(term.weight * parts[term.name] for term in self.terms)
@@ -175,7 +178,7 @@ def _check_term(term: Term) -> None:
     reduction = getattr(term.loss, "reduction", "mean")
     if reduction != "mean":
         raise ConfigError(f"{where}: loss must have reduction='mean', got {reduction!r}")
-    if not (term.weight >= 0 and math.isfinite(term.weight)):
+    if not (isinstance(term.weight, int | float) and term.weight >= 0 and math.isfinite(term.weight)):
         raise ConfigError(f"{where}: weight must be a finite number >= 0, got {term.weight!r}")
     for name, channels in (("prediction", term.prediction), ("target", term.target)):
         if isinstance(channels, int) and name == "target" and channels >= 0:

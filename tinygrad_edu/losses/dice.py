@@ -93,7 +93,7 @@ class DiceLoss(Layer):
         check_reduction("DiceLoss", reduction)
         if activation not in ("sigmoid", "softmax", None):
             raise ConfigError(f"DiceLoss: activation must be 'sigmoid', 'softmax' or None, got {activation!r}")
-        if not (smooth > 0 and math.isfinite(smooth)):
+        if not (isinstance(smooth, int | float) and smooth > 0 and math.isfinite(smooth)):
             raise ConfigError(f"DiceLoss: smooth must be a finite number > 0, got {smooth!r}")
         self.activation, self.smooth = activation, float(smooth)
         self.squared, self.reduction = bool(squared), reduction

@@ -16,7 +16,7 @@ from tinygrad_edu import __version__
 from tinygrad_edu.data.designs import SyntheticDesignDataset
 from tinygrad_edu.errors import CheckpointError, ConfigError, ShapeError
 from tinygrad_edu.layers.base import Layer
-from tinygrad_edu.storage import Checkpoint, encode_json, load_checkpoint
+from tinygrad_edu.storage import Checkpoint, encode_json, list_checkpoints, load_checkpoint
 from tinygrad_edu.training import Callback, JsonlHistory, ProgressBar, ReduceLROnPlateau, Trainer, make_config
 from tinygrad_edu.training import trained_weights
 from tinygrad_edu.training.jobs import Job, train_program
@@ -118,8 +118,8 @@ class DesignJob(Job):
         config = self.config
         self.prepare()
         self.model = self.build(config)
-        if config.training.begin_with is not None:
-            self._begin_with(config.training.begin_with)
+        if config.training.begin_with is not None and not list_checkpoints(self.checkpoints):
+            self._begin_with(config.training.begin_with)  # a run that has checkpoints of its own goes on from those
         loader = self.loader("train")
         accumulated = config.training.gradient_accumulation_steps
         epoch = -(-len(loader) // accumulated)

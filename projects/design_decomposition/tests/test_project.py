@@ -172,6 +172,16 @@ def test_a_run_may_begin_with_the_weights_of_another(
     assert not (tmp_path / "new").exists()  # nothing came about
 
 
+def test_a_run_goes_on_without_the_one_it_began_with(
+    tmp_path: Path, programs: Any, data: Path, encoder: Path, capsys: Any
+) -> None:
+    begun = shutil.copytree(encoder, tmp_path / "begun")
+    given = words(data, tmp_path, *SMALL_NET, "--checkpoint", str(begun))
+    assert programs.train_encoder([*given, "--epochs", "1"]) == 0
+    shutil.rmtree(begun)
+    assert programs.train_encoder(["--resume", str(tmp_path / "encoder"), "training.num_epochs=2"]) == 0
+
+
 def test_accumulated_batches_make_a_step(tmp_path: Path, programs: Any, data: Path) -> None:
     given = words(data, tmp_path, *SMALL_NET, "training.batch_size=10", "training.gradient_accumulation_steps=2")
     assert programs.train_encoder([*given, "--epochs", "1"]) == 0
