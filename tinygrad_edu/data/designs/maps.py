@@ -98,8 +98,9 @@ def white_space(layout: Layout) -> float:
 
     .. math:: W = 1 - |2 w - 1|
 
-    where w is the share of the paper that no element covers. Of pages with 25, 50 and 75 % of white space, those with more
-    than 50 % lost in usability (Coursaris & Kripintris, 2012); that a full sheet is as bad as a bare one is set here.
+    where w is the share of the paper that no element covers. Of pages with 25, 50 and 75 % of white space, those with
+    more than 50 % lost in usability (Coursaris & Kripintris, 2012); that a full sheet is as bad as a bare one is set
+    here.
     """
     covered = np.zeros((GRID, GRID), bool)
     for element in layout.elements:
