@@ -26,16 +26,15 @@ from .convolution_layout import (
     pack_bias,
     pack_filters,
     pack_panel,
-    unpack_filters,
 )
 from .tiles import COLUMNS, PANEL, ROWS, claim, copy, copy_row, fetch, gather, panels, sum_down
 
 _SOME = 16 * ROWS  # pixels that stay in the cache while the panels pass by
 _FEW = 512  # pixels up to which the filters are laid out panel by panel, by the thread that multiplies with them
-_CHUNK = 64  # inputs of a task, where the tasks of a weight gradient are shared out
+_CHUNK = 16  # inputs of a task, where the filters of a gradient are shared out
 _SUM = 128  # pixels that are summed at once; a panel of their gradients stays in the first cache
 
-NUMBERS, BIAS, SPACES = types.float32[::1], types.float32[:, ::1], types.float32[:, :, :, ::1]
+NUMBERS, BIAS, FILTERS_MADE = types.float32[::1], types.float32[:, ::1], types.float32[:, :, ::1]
 AXES = types.Array(types.int64, 3, "C", readonly=True)
 
 
@@ -46,23 +45,18 @@ def _place(table, targets, y, x, first, count, axes, offsets, nothing):  # type:
     What they see is fetched, and where they lie claimed: they are the next to be multiplied. Of 64 channels, in 16
     images of 64x64, that takes 1x1 filters from 4.5 to 3.7 ms, 3x3 filters of stride 2 from 7.1 to 6.0.
     """
-    (first_row, row_step, rows, _), (first_column, column_step, columns, _) = axes[0], axes[1]
     look(table, x, first, 0, count, axes, offsets, nothing.ctypes.data)
     for t in range(offsets.shape[0]):
         for n in range(count):
             fetch(table[t, n], nothing.size)
         for n in range(count, (count + ROWS - 1) // ROWS * ROWS):
             table[t, n] = nothing.ctypes.data
-    j, i, b = first % columns, first // columns % rows, first // columns // rows
+    own, begin = axes.copy(), np.empty((1, 2), dtype=np.int64)
+    for axis in range(2):
+        begin[0, axis], own[axis, 3] = axes[axis, 0], axes[axis, 1]
+    look(targets.reshape(1, -1), y, first, 0, count, own, begin, 0)
     for n in range(count):
-        h, w = first_row + i * row_step, first_column + j * column_step
-        targets[n] = y.ctypes.data + b * y.strides[0] + h * y.strides[1] + w * y.strides[2]
         claim(targets[n], y.shape[3])
-        j += 1
-        if j == columns:
-            i, j = i + 1, 0
-            if i == rows:
-                b, i = b + 1, 0
 
 
 @compiled
@@ -162,10 +156,11 @@ def convolve(y: Any, x: Any, filters: Any, bias: Any, places: Places) -> None:
 def _prepare(table, gradients, dy, x, first, begin, end, axes, offsets, nothing):  # type: ignore[no-untyped-def]
     """What is multiplied at pixels `first` + `begin` to `end`: the addresses of x (taps, pixels), and dy in panels."""
     look(table, x, first, begin, end, axes, offsets, nothing.ctypes.data)
-    rows, columns, outputs = axes[0, 2], axes[1, 2], dy.shape[3]
+    own, places, outputs = axes.copy(), np.empty((1, end), dtype=np.int64), dy.shape[3]
+    own[:, 3] = 1
+    look(places, dy, first, begin, end, own, np.zeros((1, 2), dtype=np.int64), 0)
     for n in range(begin, end):
-        j, i, b = (first + n) % columns, (first + n) // columns % rows, (first + n) // columns // rows
-        gradient = dy.ctypes.data + b * dy.strides[0] + i * dy.strides[1] + j * dy.strides[2]
+        gradient = places[0, n]
         for panel in range(gradients.shape[0]):
             width = outputs - panel * COLUMNS
             if width >= COLUMNS:
@@ -174,49 +169,71 @@ def _prepare(table, gradients, dy, x, first, begin, end, axes, offsets, nothing)
                 copy(gradient + panel * PANEL, gradients[panel, n].ctypes.data, width)
 
 
-@parallel_for(IMAGES, IMAGES, SPACES, INTEGERS, INTEGERS, NUMBERS, types.intp)
-def _sums_apart(dy, x, sums, axes, offsets, nothing, some):  # type: ignore[no-untyped-def]
-    pixels, parts = dy.shape[0] * dy.shape[1] * dy.shape[2], sums.shape[0]
-    taps, length, blocks = offsets.shape[0], nothing.size, (pixels + some - 1) // some
+@compiled
+def _write(dweight, sums, panel, first, rows):  # type: ignore[no-untyped-def]
+    """The filters of a panel from some rows of the sums of each piece, (pieces, rows, COLUMNS), from `first` on."""
+    inputs, length = dweight.shape[1], dweight.shape[1] * dweight.shape[2] // sums.shape[0]
+    for column in range(min(COLUMNS, dweight.shape[0] - panel * COLUMNS)):
+        target = dweight[panel * COLUMNS + column]
+        for row in range(rows):
+            for t in range(sums.shape[0]):
+                tap, c = divmod(t * length + first + row, inputs)
+                target[c, tap] = sums[t, row, column]
+
+
+@parallel_for(IMAGES, IMAGES, FILTERS_MADE, types.float32[:, :, :, :, ::1], INTEGERS, INTEGERS, NUMBERS, types.intp)
+def _gradient_apart(dy, x, dweight, sums, axes, offsets, nothing, some):  # type: ignore[no-untyped-def]
+    pixels, parts, outputs = dy.shape[0] * dy.shape[1] * dy.shape[2], sums.shape[0], sums.shape[1]
+    pieces, length, blocks = offsets.shape[0], nothing.size, (pixels + some - 1) // some
     for part in prange(parts):
-        table = np.empty((taps, some), dtype=np.int64)
-        gradients = np.zeros((sums.shape[1], some, COLUMNS), dtype=np.float32)
+        table = np.empty((pieces, some), dtype=np.int64)
+        gradients = np.zeros((outputs, some, COLUMNS), dtype=np.float32)
         mine, begin = sums[part], blocks * part // parts
         for block in range(begin, blocks * (part + 1) // parts):
             first = block * some
             count = min(some, pixels - first)
             _prepare(table, gradients, dy, x, first, 0, count, axes, offsets, nothing)
-            for panel in range(gradients.shape[0]):
-                for t in range(taps):
+            for panel in range(outputs):
+                for t in range(pieces):
                     sum_down(
                         0, length, table[t].ctypes.data, count, gradients[panel].ctypes.data,
-                        mine[panel, t * length].ctypes.data, 1 if block > begin else 0,
+                        mine[panel, t].ctypes.data, 1 if block > begin else 0,
                     )  # fmt: skip
-    rows = sums.shape[2]
-    for row in prange(sums.shape[1] * rows):
-        for part in range(1, parts):
-            add_to(sums[0, row // rows, row % rows], sums[part, row // rows, row % rows])
-
-
-@parallel_for(SPACES, IMAGES, IMAGES, INTEGERS, INTEGERS, NUMBERS, types.intp)
-def _sums_together(sums, dy, x, axes, offsets, nothing, some):  # type: ignore[no-untyped-def]
-    pixels, total = dy.shape[0] * dy.shape[1] * dy.shape[2], sums[0]
-    taps, length = offsets.shape[0], nothing.size
     chunks = (length + _CHUNK - 1) // _CHUNK
-    table = np.empty((taps, some), dtype=np.int64)
-    gradients = np.zeros((total.shape[0], some, COLUMNS), dtype=np.float32)
+    for task in prange(outputs * chunks):
+        panel, first = task // chunks, task % chunks * _CHUNK
+        end = min(length, first + _CHUNK)
+        for t in range(pieces):
+            for row in range(first, end):
+                for part in range(1, parts):
+                    add_to(sums[0, panel, t, row], sums[part, panel, t, row])
+        _write(dweight, sums[0, panel, :, first:end], panel, first, end - first)
+
+
+@parallel_for(FILTERS_MADE, IMAGES, IMAGES, types.float32[:, :, :, ::1], INTEGERS, INTEGERS, NUMBERS, types.intp)
+def _gradient_together(dweight, dy, x, sums, axes, offsets, nothing, some):  # type: ignore[no-untyped-def]
+    pixels, outputs = dy.shape[0] * dy.shape[1] * dy.shape[2], (dweight.shape[0] + COLUMNS - 1) // COLUMNS
+    pieces, length = offsets.shape[0], nothing.size
+    chunks = (length + _CHUNK - 1) // _CHUNK
+    table = np.empty((pieces, some), dtype=np.int64)
+    gradients = np.zeros((outputs, some, COLUMNS), dtype=np.float32)
     for first in range(0, pixels, some):
         count = min(some, pixels - first)
         parts = (count + 7) // 8
         for part in prange(parts):
             begin, end = count * part // parts, count * (part + 1) // parts
             _prepare(table, gradients, dy, x, first, begin, end, axes, offsets, nothing)
-        for task in prange(taps * total.shape[0] * chunks):
-            chunk, t, panel = task % chunks, task // chunks % taps, task // chunks // taps
-            sum_down(
-                chunk * _CHUNK, min(length, (chunk + 1) * _CHUNK), table[t].ctypes.data, count,
-                gradients[panel].ctypes.data, total[panel, t * length].ctypes.data, 1 if first else 0,
-            )  # fmt: skip
+        for task in prange(outputs * chunks):
+            panel, row = task // chunks, task % chunks * _CHUNK
+            end = min(length, row + _CHUNK)
+            mine = sums[task] if sums.shape[0] else np.empty((pieces, _CHUNK, COLUMNS), dtype=np.float32)
+            for t in range(pieces):
+                sum_down(
+                    row, end, table[t].ctypes.data, count, gradients[panel].ctypes.data,
+                    mine[t].ctypes.data - row * PANEL, 1 if first else 0,
+                )  # fmt: skip
+            if first + some >= pixels:
+                _write(dweight, mine, panel, row, end - row)
 
 
 def convolve_weight_gradient(dweight: Any, dy: Any, x: Any, places: Places) -> None:
@@ -225,14 +242,17 @@ def convolve_weight_gradient(dweight: Any, dy: Any, x: Any, places: Places) -> N
     Each thread sums pixels of its own; or, where the memory for so many sums would outgrow the arrays, all look at the
     same pixels, and share out the filters.
     """
-    taps = len(places.offsets)
-    nothing = np.zeros(math.prod(dweight.shape[1:]) // taps, dtype=np.float32)
-    shape, pixels = (panels(dy.shape[3]), taps * nothing.size, COLUMNS), math.prod(dy.shape[:3])
+    axes, offsets = places.axes[0], places.offsets
+    filters = dweight.reshape(*dweight.shape[:2], -1)
+    nothing = np.zeros(math.prod(dweight.shape[1:]) // len(offsets), dtype=np.float32)
+    outputs, pixels = panels(dy.shape[3]), math.prod(dy.shape[:3])
     parts = min(threads(), -(-pixels // _SUM))
-    if parts * math.prod(shape) <= x.size + dy.size + dweight.size:
-        sums = np.empty((parts, *shape), dtype=np.float32)
-        _sums_apart(dy, x, sums, places.axes[0], places.offsets, nothing, min(_SUM, pixels))
-    else:
-        sums = np.empty((1, *shape), dtype=np.float32)
-        _sums_together(sums, dy, x, places.axes[0], places.offsets, nothing, min(2 * _SUM, pixels))
-    unpack_filters(sums[0], dweight)
+    shape = parts, outputs, len(offsets), nothing.size, COLUMNS
+    if math.prod(shape) <= x.size + dy.size + dweight.size:
+        sums = np.empty(shape, dtype=np.float32)
+        _gradient_apart(dy, x, filters, sums, axes, offsets, nothing, min(_SUM, pixels))
+        return
+    some = min(2 * _SUM, pixels)
+    tasks = outputs * -(-nothing.size // _CHUNK) if some < pixels else 0  # of a single round no sums are kept
+    sums = np.empty((tasks, len(offsets), _CHUNK, COLUMNS), dtype=np.float32)
+    _gradient_together(filters, dy, x, sums, axes, offsets, nothing, some)

@@ -100,7 +100,7 @@ def source_at(x, b, h, w, nothing):  # type: ignore[no-untyped-def]
 
 @compiled
 def look(table, x, first, begin, end, axes, offsets, nothing):  # type: ignore[no-untyped-def]
-    """Where the pixels are that the taps bring: ``table[t, n]`` for the places ``first + n``, n from `begin` to `end`.
+    """Where pixels are: ``table[t, n]`` for the places ``first + n``, n from `begin` to `end`, of these (2, 4) axes.
 
     Row by row: within one, they are evenly spaced.
     """
@@ -212,24 +212,3 @@ def pack_bias(bias: Any, columns: int) -> Any:
     if bias is not None:
         packed.reshape(-1)[:columns] = bias
     return packed
-
-
-@parallel_for(types.float32[:, :, ::1], types.float32[:, :, :, ::1])
-def _unpack(dweight, sums):  # type: ignore[no-untyped-def]
-    outputs, inputs, taps = dweight.shape
-    parts = (inputs + _EIGHT - 1) // _EIGHT
-    for task in prange(sums.shape[0] * parts):
-        panel, part = task // parts, task % parts
-        first = panel * COLUMNS
-        for column in range(min(COLUMNS, outputs - first)):
-            target = dweight[first + column]
-            for c in range(part * _EIGHT, min(inputs, (part + 1) * _EIGHT)):
-                for t in range(taps):
-                    target[c, t] = sums[panel, t, c, column]
-
-
-def unpack_filters(sums: Any, dweight: Any) -> None:
-    """Sums (panels, taps C, COLUMNS) as filters `dweight` (O, C, *kernel)."""
-    outputs, inputs = dweight.shape[:2]
-    by_tap = sums.reshape(sums.shape[0], -1, inputs, COLUMNS)
-    _unpack(dweight.reshape(outputs, inputs, -1), by_tap)

@@ -34,7 +34,7 @@ from .tiles import COLUMNS, LANES, PANEL, down, panels
 
 _PLACES = TILE * TILE
 _GAP = LANES  # numbers between the factors of two places, lest all sixteen fall on the same lines of the cache
-_TILES = 48  # tiles of a block, whose factors lie in the second cache
+_TILES, _AT_ONCE = 48, 8192  # tiles of a block, whose factors lie in the second cache
 _FEW, _LARGE = 512, 128 * 96  # tiles, and filters; see _few
 _NUMBERS = 32768  # factors at each place, of the tiles that are summed before the next task
 _INPUTS = 128  # inputs whose filters are transformed at once, to be used while they lie in the second cache
@@ -171,6 +171,11 @@ def _number_of_tiles(y: Any) -> int:
     return int(y.shape[0] * -(-y.shape[1] // SIDE) * -(-y.shape[2] // SIDE))
 
 
+def _block(channels: int) -> int:
+    """How many tiles are transformed at once."""
+    return min(_TILES, max(16, _AT_ONCE // channels))
+
+
 def _few(tiles: int, inputs: int, outputs: int) -> bool:
     """Whether the filters outweigh the image, so that it is transformed first and they are panel by panel."""
     return tiles < _FEW and inputs * outputs > _LARGE
@@ -195,7 +200,7 @@ def convolve(y: Any, x: Any, filters: Any, bias: Any, top: int, left: int) -> No
         return
     factors = np.empty((panels(outputs), _PLACES, channels + 1, COLUMNS), dtype=np.float32)  # one more for the gap
     _transform_all_filters(factors, filters)
-    _by_tiles(y, x, factors, start, top, left, nothing, _TILES, threads())
+    _by_tiles(y, x, factors, start, top, left, nothing, _block(channels), threads())
 
 
 @compiled
@@ -311,7 +316,7 @@ def convolve_weight_gradient(dweight: Any, dy: Any, x: Any, top: int, left: int)
     no_pixel, no_gradient = np.zeros(channels, dtype=np.float32), np.zeros(outputs, dtype=np.float32)
     shape, parts = (tasks, _PLACES, _CHUNK, COLUMNS), min(threads(), tiles)
     if not _few(tiles, channels, outputs) and parts * math.prod(shape) <= x.size + dy.size + dweight.size:
-        some = min(_TILES, -(-tiles // parts))
+        some = min(_block(channels + outputs), -(-tiles // parts))
         sums = np.empty((min(parts, -(-tiles // some)), *shape), dtype=np.float32)
         _gradient_apart(dy, x, dweight, sums, top, left, no_pixel, no_gradient, some)
         return
