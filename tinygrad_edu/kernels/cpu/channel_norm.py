@@ -19,6 +19,7 @@ from .common import compiled, expect
 
 _STRIP = 1024  # numbers in a strip, at most: three of the channels' and what they are applied to fit into L1
 _STRIPS = 32  # at least so many strips an image, or repeating the numbers would take longer than applying them
+_SUMMED = 64  # numbers in a strip of the sums, which take four strips at once: side by side they are read in order
 
 
 # -- between the two passes: a few numbers ---------------------------------------------------------------
@@ -71,8 +72,8 @@ def _statistics(sums, images, groups, count, weight, bias, eps, mean, var, numbe
 
 
 @compiled
-def _slopes(sums, images, groups, count, weight, var, eps, numbers, dweight, dbias):  # type: ignore[no-untyped-def]
-    """From the sums to the gradients of weight and bias, and to scale, slope and shift, `numbers` (3, images, strip).
+def _slopes(sums, images, groups, count, weight, mean, var, eps, numbers, dweight, dbias):  # type: ignore[no-untyped-def]
+    """From the sums to the gradients of weight and bias, and to center, scale, slope and shift: `numbers`, (4, ...).
 
     With s the sums of dy and p those of dy (x - mu), the means that the gradient loses are those of w s and of
     r w p, and dx = r w dy - r^3 mean(w p) (x - mu) - r mean(w s).
@@ -90,7 +91,8 @@ def _slopes(sums, images, groups, count, weight, var, eps, numbers, dweight, dbi
                 dweight[c] += each[image, 1, c] * r
             shift, slope = r * shift / count, r * r * r * slope / count
             for c in range(group * width, (group + 1) * width):
-                numbers[0, image, c], numbers[1, image, c], numbers[2, image, c] = r * weight[c], slope, shift
+                numbers[0, image, c], numbers[1, image, c] = mean[image, group], r * weight[c]
+                numbers[2, image, c], numbers[3, image, c] = slope, shift
     _repeat(numbers, channels)
 
 
@@ -111,9 +113,10 @@ class _Image:
         self.images = 1 if whole else len(x)
         self.by_pixels = layout.by_pixels(x)
         self.x = self.flat(x)
-        self.strip = self.channels
+        self.strip = self.summed = self.channels
         if self.by_pixels:
             self.strip *= max(1, min(_STRIP, x.size // max(1, self.images) // _STRIPS) // self.channels)
+            self.summed *= max(1, _SUMMED // self.channels)
         threads = get_num_threads()
         self.parts = 1 if self.images % threads == 0 else threads
 
@@ -134,7 +137,7 @@ class _Image:
     def sums(self) -> Any:
         """The sums of x and of x^2, or rather what the tasks have of them."""
         if self.by_pixels:
-            sums = np.zeros((self.images * self.parts, 2, self.strip))
+            sums = np.zeros((self.images * self.parts, 2, self.summed))
             loops.sums_by_pixels(self.x, self.parts, sums)
         else:
             sums = np.empty((self.shape[0], 2, self.channels))
@@ -142,18 +145,19 @@ class _Image:
         return sums
 
     def gradient_sums(self, dy: Any, center: Any) -> Any:
-        """The sums of dy and of dy (x - center)."""
+        """The sums of dy and of dy (x - center), with `center` (images, C)."""
+        center = self.along(center, self.summed)
         if self.by_pixels:
-            sums = np.zeros((self.images * self.parts, 2, self.strip))
+            sums = np.zeros((self.images * self.parts, 2, self.summed))
             loops.gradient_sums_by_pixels(dy, self.x, center, self.parts, sums)
         else:
             sums = np.empty((self.shape[0], 2, self.channels))
             loops.gradient_sums_by_planes(dy, self.x, center, sums)
         return sums
 
-    def along_strip(self, values: Any) -> Any:
+    def along(self, values: Any, strip: int) -> Any:
         """Numbers of channels, (..., C), repeated along a strip."""
-        return np.tile(values, self.strip // self.channels).astype(np.float32, copy=False)
+        return np.tile(values, strip // self.channels).astype(np.float32, copy=False)
 
     def apply(self, x: Any, center: Any, scale: Any, shift: Any) -> Any:
         """(x - center) * scale + shift, an image again."""
@@ -196,12 +200,11 @@ def _backward(
     expect(name, (image.images, groups), mean=mean, var=var)
     expect(name, (channels,), weight=weight)
     dy = image.flat(dy)
-    center = image.along_strip(np.repeat(mean, channels // groups, axis=1))
-    numbers = np.empty((3, image.images, image.strip), dtype=np.float32)
-    sums, count = image.gradient_sums(dy, center), x.size // max(1, image.images * groups)
+    sums = image.gradient_sums(dy, np.repeat(mean, channels // groups, axis=1))
+    numbers, count = np.empty((4, image.images, image.strip), np.float32), x.size // max(1, image.images * groups)
     dweight, dbias = np.zeros((2, channels))
-    _slopes(sums, image.images, groups, count, weight, var, eps, numbers, dweight, dbias)
-    return image.apply_backward(dy, center, *numbers), dweight.astype(np.float32), dbias.astype(np.float32)
+    _slopes(sums, image.images, groups, count, weight, mean, var, eps, numbers, dweight, dbias)
+    return image.apply_backward(dy, *numbers), dweight.astype(np.float32), dbias.astype(np.float32)
 
 
 def _or(values: Any, channels: int, other: float) -> Any:
@@ -237,7 +240,7 @@ def batchnorm_inference(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps
     expect("batchnorm_inference", (channels,), weight=weight, bias=bias, mean=mean, var=var)
     image = _Image(x, whole=True)
     scale = weight / np.sqrt(var + np.float32(eps))
-    numbers = image.along_strip(np.stack([mean, scale, bias])[:, None])
+    numbers = image.along(np.stack([mean, scale, bias])[:, None], image.strip)
     return image.apply(image.x, *numbers)
 
 
@@ -249,6 +252,6 @@ def batchnorm_inference_backward(dy: Any, x: Any, weight: Any, mean: Any, var: A
     expect(name, (channels,), weight=weight, mean=mean, var=var)
     image = _Image(x, whole=True)
     dy, rstd = image.flat(dy), 1 / np.sqrt(var + np.float32(eps))
-    center, scale, none = image.along_strip(np.stack([mean, weight * rstd, np.zeros_like(mean)])[:, None])
-    dbias, product = _each_channel(image.gradient_sums(dy, center), 1, channels)[0]
+    none, scale = image.along(np.stack([np.zeros_like(mean), weight * rstd])[:, None], image.strip)
+    dbias, product = _each_channel(image.gradient_sums(dy, mean[None]), 1, channels)[0]
     return image.apply(dy, none, scale, none), (product * rstd).astype(np.float32), dbias.astype(np.float32)
