@@ -140,6 +140,7 @@ def test_threads_change_rounding_at_most(case: Case) -> None:
         Case(8, 64, 64, 64),
         Case(4, 384, 96, 28),
         Case(8, 512, 512, 4),
+        Case(4, 512, 32, 20),
         Case(16, 512, 512, 2),
         Case(8, 64, 64, 64, stride=2),
         Case(8, 256, 512, 8, stride=2),

@@ -164,10 +164,6 @@ def _convolve_back(dx: Any, dy: Any, filters: Any, steps: _Steps) -> None:
         direct.convolve(dx, dy, filters, None, backward_places(dx.shape[1:3], taps, *steps))
 
 
-def _expect_gradient(op: str, dy: Any, batch: int, outputs: int, size: tuple[int, ...]) -> None:
-    expect(op, (batch, outputs, *size), dy=dy)
-
-
 @kernel("convolution_input_gradient", device="cpu")
 def convolution_input_gradient(
     dy: Any, weight: Any, size: Any, stride: Any, padding: Any, dilation: Any, groups: int
@@ -180,9 +176,8 @@ def convolution_input_gradient(
     channels = weight.shape[1] * groups
     image = _pair(size, 1)
     _check_groups("convolution_input_gradient", channels, weight.shape, groups)
-    _expect_gradient(
-        "convolution_input_gradient", _image(dy), len(dy), outputs, _output(image, filters.shape[2:], steps)
-    )
+    output = _output(image, filters.shape[2:], steps)
+    expect("convolution_input_gradient", (len(dy), outputs, *output), dy=_image(dy))
     gradients = channels_last(_image(dy))
     dx = np.empty((len(dy), *image, channels), dtype=np.float32)
     if groups == 1:
@@ -227,9 +222,8 @@ def convolution_weight_gradient(
     steps, taps = _steps(stride, padding, dilation), _pair(kernel, 1)
     outputs, channels = dy.shape[1], x.shape[1]
     _check_groups("convolution_weight_gradient", channels, (outputs, channels // groups, *kernel), groups)
-    _expect_gradient(
-        "convolution_weight_gradient", _image(dy), len(x), outputs, _output(_image(x).shape[2:], taps, steps)
-    )
+    output = _output(_image(x).shape[2:], taps, steps)
+    expect("convolution_weight_gradient", (len(x), outputs, *output), dy=_image(dy))
     gradients, images = channels_last(_image(dy)), channels_last(_image(x))
     dweight = np.empty((outputs, channels // groups, *taps), dtype=np.float32)
     if groups == 1:

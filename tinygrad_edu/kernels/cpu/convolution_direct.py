@@ -76,27 +76,28 @@ def _multiply(table, targets, count, taps, length, packed, bias, panel, width, a
             copy(aside[r].ctypes.data, targets[n + r] + panel * PANEL, width)
 
 
-@parallel_for(MADE, IMAGES, PACKED, BIAS, AXES, INTEGERS, TAPS, NUMBERS, types.intp)
-def _by_pixels(y, x, packed, bias, axes, offsets, begins, nothing, parts):  # type: ignore[no-untyped-def]
+@parallel_for(MADE, IMAGES, PACKED, BIAS, AXES, INTEGERS, TAPS, NUMBERS, types.intp, types.intp)
+def _by_pixels(y, x, packed, bias, axes, offsets, begins, nothing, some, parts):  # type: ignore[no-untyped-def]
     length, outputs = nothing.size, y.shape[3]
     for part in prange(parts):
         aside = np.empty((ROWS, COLUMNS), dtype=np.float32)
-        table, targets = np.empty((2, offsets.shape[0], _SOME), dtype=np.int64), np.empty((2, _SOME), dtype=np.int64)
+        table, targets = np.empty((2, offsets.shape[0], some), dtype=np.int64), np.empty((2, some), dtype=np.int64)
         for phase in range(axes.shape[0]):
             pieces, of_phase = offsets[begins[phase] : begins[phase + 1]], axes[phase]
             pixels, at = y.shape[0] * of_phase[0, 2] * of_phase[1, 2], begins[phase] * length * PANEL
-            blocks, taps = (pixels + _SOME - 1) // _SOME, len(pieces)
+            blocks, taps = (pixels + some - 1) // some, len(pieces)
             begin, end = blocks * part // parts, blocks * (part + 1) // parts
             if taps == 0 or begin == end:
                 continue
-            first = begin * _SOME
-            _place(table[0], targets[0], y, x, first, min(_SOME, pixels - first), of_phase, pieces, nothing)
+            first = begin * some
+            _place(table[0], targets[0], y, x, first, min(some, pixels - first), of_phase, pieces, nothing)
             for block in range(begin, end):
-                now, then, count = (block - begin) % 2, (block + 1 - begin) % 2, min(_SOME, pixels - block * _SOME)
+                now, then, count = (block - begin) % 2, (block + 1 - begin) % 2, min(some, pixels - block * some)
                 if block + 1 < end:
-                    first = (block + 1) * _SOME
-                    some = min(_SOME, pixels - first)
-                    _place(table[then], targets[then], y, x, first, some, of_phase, pieces, nothing)
+                    first = (block + 1) * some
+                    _place(
+                        table[then], targets[then], y, x, first, min(some, pixels - first), of_phase, pieces, nothing
+                    )
                 for panel in range(packed.shape[0]):
                     _multiply(
                         table[now], targets[now], count, taps, length, packed[panel].ctypes.data + at, bias[panel],
@@ -146,10 +147,12 @@ def convolve(y: Any, x: Any, filters: Any, bias: Any, places: Places) -> None:
         return
     filters = filters.reshape(*filters.shape[:2], -1)  # a view, also of a kernel that is turned
     start, nothing = pack_bias(bias, y.shape[3]), np.zeros(len(filters) * len(taps) // len(offsets), dtype=np.float32)
-    if math.prod(y.shape[:3]) <= _FEW:
+    pixels = math.prod(y.shape[:3])
+    if pixels <= _FEW and panels(y.shape[3]) >= threads():
         _by_panels(filters, taps, y, x, start, axes, offsets, begins, nothing)
     else:
-        _by_pixels(y, x, pack_filters(filters, taps), start, axes, offsets, begins, nothing, threads())
+        some = min(_SOME, -(-pixels // (threads() * len(axes) * ROWS)) * ROWS)
+        _by_pixels(y, x, pack_filters(filters, taps), start, axes, offsets, begins, nothing, some, threads())
 
 
 @compiled
@@ -175,8 +178,14 @@ def _write(dweight, sums, panel, first, rows):  # type: ignore[no-untyped-def]
     inputs, length = dweight.shape[1], dweight.shape[1] * dweight.shape[2] // sums.shape[0]
     for column in range(min(COLUMNS, dweight.shape[0] - panel * COLUMNS)):
         target = dweight[panel * COLUMNS + column]
-        for row in range(rows):
-            for t in range(sums.shape[0]):
+        if length == inputs:
+            for row in range(rows):
+                of_row = target[first + row]
+                for t in range(sums.shape[0]):
+                    of_row[t] = sums[t, row, column]
+            continue
+        for t in range(sums.shape[0]):  # pieces of several taps
+            for row in range(rows):
                 tap, c = divmod(t * length + first + row, inputs)
                 target[c, tap] = sums[t, row, column]
 
@@ -239,16 +248,15 @@ def _gradient_together(dweight, dy, x, sums, axes, offsets, nothing, some):  # t
 def convolve_weight_gradient(dweight: Any, dy: Any, x: Any, places: Places) -> None:
     """The gradient of filters, `dweight` (O, C, *kernel), from that of the results `dy` (B, H', W', O).
 
-    Each thread sums pixels of its own; or, where the memory for so many sums would outgrow the arrays, all look at the
-    same pixels, and share out the filters.
+    Each thread sums pixels of its own; or, where they are few, or the memory for so many sums would outgrow the arrays,
+    all look at the same pixels, and share out the filters.
     """
     axes, offsets = places.axes[0], places.offsets
     filters = dweight.reshape(*dweight.shape[:2], -1)
     nothing = np.zeros(math.prod(dweight.shape[1:]) // len(offsets), dtype=np.float32)
     outputs, pixels = panels(dy.shape[3]), math.prod(dy.shape[:3])
-    parts = min(threads(), -(-pixels // _SUM))
-    shape = parts, outputs, len(offsets), nothing.size, COLUMNS
-    if math.prod(shape) <= x.size + dy.size + dweight.size:
+    shape = threads(), outputs, len(offsets), nothing.size, COLUMNS
+    if pixels >= shape[0] * _SUM and math.prod(shape) <= x.size + dy.size + dweight.size:
         sums = np.empty(shape, dtype=np.float32)
         _gradient_apart(dy, x, filters, sums, axes, offsets, nothing, min(_SUM, pixels))
         return
