@@ -15,6 +15,7 @@ from tinygrad_edu.layers import (
     Conv1d,
     Conv2d,
     ConvTranspose2d,
+    Flatten,
     MaxPool1d,
     MaxPool2d,
     Upsample,
@@ -101,6 +102,12 @@ INPUTS = [
         r"Conv2d: expected \(batch, 3, height, width\), or \(3, height, width\) for a single image, got \(8, 8\)",
     ),
     (ShapeError, lambda: Conv2d(3, 4, 3)(zeros(1, 2, 3, 8, 8)), r"for a single image, got \(1, 2, 3, 8, 8\)"),
+    (
+        ShapeError,
+        lambda: Conv2d(3, 4, 3)(zeros(2, 8, 9, 3)),
+        r"8 channels where 3 are wanted; if channels are its last axis, give numpy.moveaxis\(x, -1, 1\)$",
+    ),
+    (ShapeError, lambda: Conv2d(3, 4, 3)(zeros(2, 4, 9, 8)), "4 channels where 3 are wanted$"),
     (ShapeError, lambda: Conv2d(3, 4, 3)(zeros(4, 8, 8)), r"got \(1, 4, 8, 8\): the image has 4 channels where 3"),
     (ShapeError, lambda: Conv1d(3, 4, 3)(zeros(2, 4, 8)), r"Conv1d: expected \(batch, 3, length\), got \(2, 4, 8\)"),
     (
@@ -171,6 +178,13 @@ INPUTS = [
         ShapeError,
         lambda: after_forward(Upsample(scale_factor=2), (2, 3, 8, 8), zeros(2, 1, 16, 16)),
         r"Upsample.backward: expected a gradient \(2, 3, 16, 16\), .* got \(2, 1, 16, 16\)",
+    ),
+    (ShapeError, lambda: Flatten()(zeros(3)), r"Flatten: expected \(batch, \*size\), got \(3,\)"),
+    (DeviceError, lambda: Flatten()([[1.0]]), "expected a NumPy or CuPy array, got builtins.list"),
+    (
+        ShapeError,
+        lambda: after_forward(Flatten(), (2, 3, 8, 8), zeros(2, 3, 8, 8)),
+        r"Flatten.backward: expected a gradient \(2, 192\), the output's shape, got \(2, 3, 8, 8\)",
     ),
     (BackwardError, lambda: Conv2d(3, 4, 3).backward(zeros(2, 4, 6, 6)), "Conv2d.backward: no forward to go back"),
     (

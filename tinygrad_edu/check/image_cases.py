@@ -155,4 +155,10 @@ _UPSAMPLING = [
     _plain("Upsample", "bilinear, align_corners", (9, 3), None, "bilinear", True, inputs=images()),
 ]
 
-IMAGES: list[Case] = [*_CONVOLUTIONS, *_TRANSPOSED, *_POOLING, *_UPSAMPLING]
+_FLATTEN = [
+    _plain("Flatten", "", inputs=images()),
+    _plain("Flatten", "channels last", inputs=images(channels_last=True)),
+    _plain("Flatten", "a sequence", inputs=sequences()),
+]
+
+IMAGES: list[Case] = [*_CONVOLUTIONS, *_TRANSPOSED, *_POOLING, *_UPSAMPLING, *_FLATTEN]

@@ -13,6 +13,7 @@ from .dropout import Dropout
 from .embedding import Embedding
 from .encoder_decoder import Transformer, TransformerDecoder, TransformerDecoderBlock, TransformerEncoder
 from .flat import FlatParameters
+from .flatten import Flatten
 from .linear import Linear
 from .masks import create_causal_mask, create_combined_mask, create_padding_mask
 from .norm import LayerNorm, RMSNorm
@@ -46,6 +47,7 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "FlatParameters",
+    "Flatten",
     "GRUCell",
     "GroupNorm",
     "InstanceNorm1d",

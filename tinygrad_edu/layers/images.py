@@ -50,9 +50,10 @@ def check_image(layer: Layer, x: Array, axes: int, channels: int | None = None) 
             f"got {format_shape(tuple(x.shape))}"
         )
     if channels is not None and x.shape[1] != channels:
+        turned = "; if channels are its last axis, give numpy.moveaxis(x, -1, 1)" if x.shape[-1] == channels else ""
         raise ShapeError(
             f"{name}: expected {format_shape(wanted)}, got {format_shape(tuple(x.shape))}: "
-            f"the image has {x.shape[1]} channels where {channels} are wanted"
+            f"the image has {x.shape[1]} channels where {channels} are wanted{turned}"
         )
     if 0 in x.shape[1:]:
         raise ShapeError(f"{name}: only the batch may be empty, got {format_shape(tuple(x.shape))}")
