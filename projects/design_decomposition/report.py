@@ -18,10 +18,12 @@ from tinygrad_edu.training.program import run_program
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Write the report.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description="Write the report.")
+    parser.add_argument(
+        "--runs",
+        default="runs/design_decomposition",
+        help="where the folders of the stages are (default: %(default)s)",
     )
-    parser.add_argument("--runs", default="runs/design_decomposition", help="where the folders of the stages are")
     parser.add_argument("--data", help="folder of the designs (default: data in --runs)")
     parser.add_argument("--output", help="the page (default: report.html in --runs)")
     args = parser.parse_args(argv)

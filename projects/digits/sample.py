@@ -62,17 +62,17 @@ def sample(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Draw digits with a trained diffusion.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description="Draw digits with a trained diffusion.")
+    parser.add_argument(
+        "--checkpoint", default="runs/digits/diffusion", help="a run folder, or one checkpoint (default: %(default)s)"
     )
-    parser.add_argument("--checkpoint", default="runs/digits/diffusion", help="a run folder, or one checkpoint")
-    parser.add_argument("--digits", default="0123456789", help="what to draw, a column each")
-    parser.add_argument("--rows", type=int, default=1, help="how often")
-    parser.add_argument("--guidance", type=float, help="how much the class counts; that of the run if not given")
-    parser.add_argument("--steps", type=int, help="of DDIM; those of the run if not given")
+    parser.add_argument("--digits", default="0123456789", help="what to draw, a column each (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=1, help="how often (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, help="how much the class counts (default: as in the run)")
+    parser.add_argument("--steps", type=int, help="of DDIM (default: as in the run)")
     parser.add_argument("--strip", action="store_true", help="show how each comes out of the noise")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--output", default="digits.png", help="picture to write")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--output", default="digits.png", help="picture to write (default: %(default)s)")
     args = parser.parse_args(argv)
 
     def checked() -> int:

@@ -163,7 +163,10 @@ def test_differences() -> None:
         ("training:\n  ema_decay: 0.0", r"training.ema_decay: found 0.0, wanted greater than 0"),
         ("training:\n  gradient_accumulation_steps: 0", r"accumulation_steps: found 0, wanted at least 1"),
         ("training:\n  max_seconds: 0.0", r"training.max_seconds: found 0.0, wanted greater than 0"),
-        ("training:\n  warmup_steps: 9\n  max_steps: 5", r"warmup_steps: 9 is more than max_steps 5"),
+        (
+            "training:\n  warmup_steps: 9\n  max_steps: 5",
+            r"warmup_steps: 9 is more than max_steps 5; so short a run wants a shorter",
+        ),
     ],
 )
 def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:

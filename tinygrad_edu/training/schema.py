@@ -219,7 +219,7 @@ COMMON_RULES: tuple[Rule, ...] = (
         lambda c: (
             None in (c.training.max_steps, c.training.warmup_steps) or c.training.warmup_steps <= c.training.max_steps
         ),
-        "{training.warmup_steps} is more than max_steps {training.max_steps}",
+        "{training.warmup_steps} is more than max_steps {training.max_steps}; so short a run wants a shorter warmup",
     ),
     rule(
         ("training.early_stopping_patience", "training.eval_every"),
