@@ -48,6 +48,11 @@ def test_the_model_example_learns_its_text() -> None:
     assert run(code).strip().replace("'", '"') == expected[1]
 
 
+def test_the_pictures_example_learns_its_classes() -> None:
+    code = "import numpy as np\n" + blocks("python")[2]
+    assert float(run(code)) >= 0.9  # by chance 0.5
+
+
 def test_the_commands_are_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE):
