@@ -64,7 +64,7 @@ _AS_IS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 @app.command(context_settings=_AS_IS, add_help_option=False)
 def train(context: typer.Context) -> None:
-    """Train a model: train --config FILE [key=value ...], or train --resume RUN."""
+    """Train a language or translation model: train --config FILE [key=value ...], or train --resume RUN."""
     from .training import FoundryConfig
     from .training.jobs import train_program
 

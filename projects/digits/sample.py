@@ -11,6 +11,7 @@ import tinygrad_edu as tg  # first: it settles the thread pools before NumPy loa
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -30,6 +31,11 @@ FRAMES = 9  # of a strip, where there are as many steps
 
 
 def sample(args: argparse.Namespace) -> int:
+    if not Path(args.checkpoint).is_dir():
+        raise ConfigError(
+            f"--checkpoint: there is no run {args.checkpoint}; train one first: "
+            "python projects/digits/train_diffusion.py"
+        )
     checkpoint = load_checkpoint(checkpoints_of(args.checkpoint))
     asked = {"steps": args.steps, "guidance": args.guidance}
     if args.steps is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import tinygrad_edu as tg
 from tinygrad_edu import __version__
 from tinygrad_edu.data.designs import SyntheticDesignDataset
+from tinygrad_edu.errors import ConfigError
 from tinygrad_edu.models.diffusion import DiffusionProcess
 from tinygrad_edu.storage import encode_json, load_checkpoint, write_atomic
 from tinygrad_edu.training import load_config
@@ -130,6 +131,11 @@ def making_program(
         config = load_config(args.config or str(default), args.overrides, schema)
         runs = Path(config.training.output_dir)
         path = args.checkpoint or runs / "decoder"
+        if not Path(path).is_dir():
+            raise ConfigError(
+                f"--checkpoint: there is no run {path}; train one first: "
+                "python projects/design_decomposition/train_decoder.py"
+            )
         with tg.use(config.training.device):
             source = load_checkpoint(checkpoints_of(path), which="best").path
             decoder, theirs = load_decoder(source)

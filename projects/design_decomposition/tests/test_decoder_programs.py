@@ -191,6 +191,8 @@ def test_what_is_refused(decoder: Path, programs: Any, given: list[str], tmp_pat
     for program in (programs.sample_decoder, programs.innovate, programs.finetune_decoder):
         assert program(elsewhere) in (1, 2)
         assert "decoder" in capsys.readouterr().err
+    assert programs.sample_decoder(elsewhere) == 2
+    assert "train one first: python projects/design_decomposition/train_decoder.py" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())  # nothing is left half made
     wrong = [*given, "--format", "poster", "--name", "wrong"]
     assert programs.sample_decoder([*wrong, "--goal", "sel"]) == 2

@@ -247,6 +247,12 @@ def test_mistakes_leave_nothing_behind(
     assert not (tmp_path / "runs").exists() or files(tmp_path / "runs") == []
 
 
+def test_drawing_wants_a_run(programs: Any, tmp_path: Path, capsys: Any) -> None:
+    assert programs.sample(["--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path / "picture.png")]) == 2
+    assert "none; train one first: python projects/digits/train_diffusion.py" in capsys.readouterr().err
+    assert files(tmp_path) == []
+
+
 def test_the_settings_files_are_valid() -> None:
     from digits_project.settings import ClassifierConfig, DiffusionConfig
 
