@@ -31,7 +31,11 @@ class Step:
 STEPS = (
     Step("train_encoder.py", "encoder", ("model.base=4", "training.num_epochs=1")),
     Step("train_abstractor.py", "abstractor", ("training.num_epochs=1",)),
-    Step("train_decoder.py", "decoder", ("model.base=8", "training.num_epochs=1", "sampling.steps=4")),
+    Step(
+        "train_decoder.py",
+        "decoder",
+        ("model.base=8", "training.num_epochs=1", "training.warmup_steps=0", "sampling.steps=4"),
+    ),
     Step("sample_decoder.py", "samples", ("sampling.steps=4", "sampling.count=16")),
     Step(
         "finetune_decoder.py",

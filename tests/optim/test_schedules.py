@@ -103,11 +103,11 @@ WRONG: list[tuple[str, Callable[[], Any], str]] = [
     ("lr-nan", lambda: cosine(math.nan, 10), "cosine: lr must be a finite number >= 0, got nan"),
     ("lr-inf", lambda: linear(math.inf, 10), "linear: lr must be a finite number >= 0, got inf"),
     ("warmup", lambda: constant(0.1, -1), "constant: warmup_steps must be >= 0, got -1"),
-    ("total", lambda: linear(0.1, 0), "linear: total_steps must be >= 1 and >= warmup_steps 0, got 0"),
+    ("total", lambda: linear(0.1, 0), "linear: total_steps must be >= 1 and >= warmup_steps 0, got 0$"),
     (
         "total-warmup",
         lambda: cosine(0.1, 5, 6),
-        "cosine: total_steps must be >= 1 and >= warmup_steps 6, got 5",
+        "cosine: total_steps must be >= 1 and >= warmup_steps 6, got 5; so short a run wants fewer",
     ),
     ("min-lr", lambda: cosine(0.1, 5, 0, 0.2), r"cosine: min_lr must be in \[0, lr = 0.1\], got 0.2"),
     ("min-lr-neg", lambda: linear(0.1, 5, 0, -0.2), r"linear: min_lr must be in \[0, lr = 0.1\], got -0.2"),

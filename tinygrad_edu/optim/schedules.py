@@ -18,7 +18,10 @@ def _check(name: str, lr: float, warmup_steps: int = 0, total_steps: int | None 
     if warmup_steps < 0:
         raise ConfigError(f"{name}: warmup_steps must be >= 0, got {warmup_steps!r}")
     if total_steps is not None and total_steps < max(1, warmup_steps):
-        raise ConfigError(f"{name}: total_steps must be >= 1 and >= warmup_steps {warmup_steps}, got {total_steps!r}")
+        shorter = "; so short a run wants fewer warmup_steps" if total_steps >= 1 else ""
+        raise ConfigError(
+            f"{name}: total_steps must be >= 1 and >= warmup_steps {warmup_steps}, got {total_steps!r}{shorter}"
+        )
 
 
 def _warmup(step: int, warmup_steps: int) -> float:
