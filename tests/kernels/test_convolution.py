@@ -86,6 +86,8 @@ CASES: dict[str, Case] = {
     "lines of the kernel": Case(2, 3, 64, 21, taps=7, stride=2, padding=3),
     "folded": Case(2, 40, 3, 37),
     "groups": Case(2, 36, 54, 9, groups=2),
+    "groups in bundles": Case(2, 32, 64, 9, groups=8),
+    "groups of one channel, in bundles": Case(2, 16, 48, 9, stride=2, groups=16),
     "depthwise": Case(2, 37, 37, 9, groups=37),
 }
 each_case = pytest.mark.parametrize("case", list(CASES.values()), ids=list(CASES))

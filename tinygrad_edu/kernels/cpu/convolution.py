@@ -8,6 +8,8 @@ lie otherwise are copied once. There are four ways:
 - all taps at once, where they lead to few channels (:mod:`.convolution_folded`);
 - by channels, where none meets another (:mod:`.convolution_depthwise`).
 
+Groups of more channels go one by one, small ones in bundles.
+
 At stride 1 the gradient of the image is a convolution itself, with filters turned and their two sides exchanged. So all
 of these are told filters as (K, N, *kernel): the sum goes over K channels of what is read, for N of what is made.
 """
@@ -35,6 +37,7 @@ from .convolution_layout import (
     line_places,
     padded,
 )
+from .tiles import COLUMNS
 
 _MANY = 16  # channels that are worth a transformation: a whole vector of them
 _LINES = 32  # numbers up to which a line of the kernel is taken as one tap: fewer leave the tile idle between two taps
@@ -112,6 +115,40 @@ def _convolve(y: Any, x: Any, filters: Any, bias: Any, steps: _Steps) -> None:
         direct.convolve(y, x, filters, bias, forward_places(y.shape[1:3], taps, stride, padding, dilation))
 
 
+def _slices(groups: int, outputs: int, inputs: int) -> list[tuple[slice, slice]]:
+    """The outputs and the inputs of each group."""
+    o, i = outputs // groups, inputs // groups
+    return [(slice(g * o, (g + 1) * o), slice(g * i, (g + 1) * i)) for g in range(groups)]
+
+
+def _bundle(weight: tuple[int, ...], groups: int) -> int:
+    """How many groups are taken as one, with zeros for filters between them.
+
+    A tile has COLUMNS columns, and groups of 4 outputs would use 4 of them at a time; the zeros cost nothing more. (But
+    zero times infinity is NaN: what is not finite shows in the bundle, not in its group alone.)
+    """
+    most = COLUMNS // max(weight[0] // groups, weight[1])
+    return max(n for n in range(1, groups + 1) if groups % n == 0 and n <= max(1, most))
+
+
+def _diagonal(filters: Any, groups: int, bundle: int) -> Any:
+    """Of the filters (O, C, *kernel) of bundles each group's own: a view (bundles, bundle, O / groups, C', *kernel)."""
+    outputs, inputs, *kernel = filters.shape
+    parts = filters.reshape(groups // bundle, bundle, outputs // groups, bundle, inputs // bundle, *kernel)
+    return np.einsum("abcbd...->abcd...", parts)  # a view
+
+
+def _in_bundles(filters: Any, groups: int) -> tuple[Any, int]:
+    """Filters (O, C / groups, *kernel) as those of fewer groups; and how many those are."""
+    bundle = _bundle(filters.shape, groups)
+    if bundle == 1:
+        return filters, groups
+    outputs, inputs, *kernel = filters.shape
+    wide = np.zeros((outputs, bundle * inputs, *kernel), dtype=np.float32)
+    _diagonal(wide, groups, bundle)[:] = filters.reshape(groups // bundle, bundle, -1, inputs, *kernel)
+    return wide, groups // bundle
+
+
 def _framed(x: Any, output: Any, taps: Two, steps: _Steps) -> Any:
     """A copy of `x` with all the zeros that the kernel sees around it."""
     height, width = (
@@ -140,17 +177,12 @@ def convolution(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilat
         places = forward_places((height, width), filters.shape[2:], *steps)
         depthwise.convolve(y, images, filters, bias, places)
     else:
+        filters, groups = _in_bundles(filters, groups)
         for made, seen in _slices(groups, outputs, x.shape[1]):
             part = None if bias is None else bias[made]
             _convolve(y[..., made], images[..., seen], filters[made].transpose(1, 0, 2, 3), part, steps)
     result = channels_first(y)
     return result[:, :, 0] if x.ndim == 3 else result
-
-
-def _slices(groups: int, outputs: int, inputs: int) -> list[tuple[slice, slice]]:
-    """The outputs and the inputs of each group."""
-    o, i = outputs // groups, inputs // groups
-    return [(slice(g * o, (g + 1) * o), slice(g * i, (g + 1) * i)) for g in range(groups)]
 
 
 def _convolve_back(dx: Any, dy: Any, filters: Any, steps: _Steps) -> None:
@@ -185,6 +217,7 @@ def convolution_input_gradient(
     elif groups == channels == outputs:
         depthwise.convolve(dx, gradients, filters, None, backward_places(image, filters.shape[2:], *steps))
     else:
+        filters, groups = _in_bundles(filters, groups)
         for made, seen in _slices(groups, outputs, channels):
             _convolve_back(dx[..., seen], gradients[..., made], filters[made], steps)
     result = channels_first(dx)
@@ -232,8 +265,11 @@ def convolution_weight_gradient(
         places = forward_places(gradients.shape[1:3], taps, *steps)
         depthwise.convolve_weight_gradient(dweight, gradients, images, places)
     else:
-        for made, seen in _slices(groups, outputs, channels):
-            _convolve_weight_gradient(dweight[made], gradients[..., made], images[..., seen], steps)
+        bundle = _bundle(dweight.shape, groups)
+        wide = np.empty((outputs, bundle * (channels // groups), *taps), dtype=np.float32)
+        for made, seen in _slices(groups // bundle, outputs, channels):
+            _convolve_weight_gradient(wide[made], gradients[..., made], images[..., seen], steps)
+        dweight = np.ascontiguousarray(_diagonal(wide, groups, bundle))
     return dweight.reshape(outputs, channels // groups, *kernel)
 
 
