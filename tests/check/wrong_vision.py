@@ -13,8 +13,8 @@ class SkipOnePath(layers.SkipConnection):
     """x goes two ways; here only what comes straight back is counted."""
 
     def backward(self, dy: Any) -> Any:
-        channels, other = self.saved()
-        dx, dz = split_channels(dy, channels, other)
+        (_, channels, *_), (_, _, *other) = self.saved()
+        dx, dz = split_channels(dy, channels, tuple(other))
         self.inner.backward(dz)
         return dx
 
@@ -23,9 +23,8 @@ class SkipPartsExchanged(layers.SkipConnection):
     """The inner layer's part taken from the wrong end."""
 
     def backward(self, dy: Any) -> Any:
-        channels, other = self.saved()
-        inner = dy.shape[1] - channels
-        dz, dx = split_channels(dy, inner, other)
+        (_, _, *_), (_, inner, *other) = self.saved()
+        dz, dx = split_channels(dy, inner, tuple(other))
         return dx + self.inner.backward(dz)
 
 

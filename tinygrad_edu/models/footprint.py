@@ -206,8 +206,7 @@ class _Walk:
 
     def activation(self, layer: Layer) -> Iterator[_Stage]:
         size = self.rows * self.width
-        simple = isinstance(layer, Tanh | Sigmoid)  # which have no kernel
-        yield _Stage(size, (8 if not self.fused else 4 if simple else 2) * size)
+        yield _Stage(size, (2 if self.fused else 8) * size)
 
     def attention(self, layer: MultiHeadAttention, memory: bool = False, beside: int = 0) -> Iterator[_Stage]:
         """Kept are what was read, q, k, v, the result, and one number a row; the result is what out_proj keeps."""
