@@ -135,7 +135,9 @@ def _installed(name: str) -> str | None:
 
 
 def _blas() -> Blas | None:
-    info = gemm.blas_info()
+    from ..backend.gemm import numpy_blas
+
+    info = numpy_blas()
     if info is not None:
         return Blas(
             library=str(info.get("internal_api")),

@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .. import machine
 
@@ -69,23 +68,14 @@ def rate(size: int = SIZE, budget: float = _BUDGET) -> float:
     return 2 * size**3 / sorted(seconds)[len(seconds) // 2] / 1e9
 
 
-def blas_info() -> dict[str, Any] | None:
-    """What threadpoolctl says of the BLAS library that NumPy loaded, or None where it knows none."""
-    import numpy  # noqa: F401  (so that its BLAS is loaded)
-    from threadpoolctl import threadpool_info
-
-    found = [dict(info) for info in threadpool_info() if info.get("user_api") == "blas"]
-    # SciPy brings a second copy of OpenBLAS; NumPy's lies under numpy's own folder or the system's.
-    found.sort(key=lambda info: "scipy" in Path(str(info.get("filepath", ""))).parent.name.lower())
-    return found[0] if found else None
-
-
 def measure(size: int = SIZE, budget: float = _BUDGET) -> Rates:
     """All rates. Takes about 6 seconds on two cores."""
     from threadpoolctl import threadpool_limits
 
+    from ..backend.gemm import numpy_blas
+
     first = rate(size, budget)
-    blas = blas_info()
+    blas = numpy_blas()
     if blas is None:
         return Rates(first)
     with threadpool_limits(limits=1, user_api="blas"):

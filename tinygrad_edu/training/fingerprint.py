@@ -18,6 +18,7 @@ def environment_fingerprint() -> dict[str, Any]:
     """
     from .. import __version__
     from ..backend import kernels_enabled
+    from ..backend.gemm import numpy_blas
 
     found: dict[str, Any] = {
         "tinygrad_edu": __version__,
@@ -30,15 +31,12 @@ def environment_fingerprint() -> dict[str, Any]:
             continue
     found["machine"] = f"{platform.system()} {platform.machine()}"
     found["kernels"] = "fused" if kernels_enabled() else "textbook"
-    try:
-        from threadpoolctl import threadpool_info
-
-        for pool in threadpool_info():
-            if pool.get("user_api") == "blas":
-                found["blas"] = f"{pool['internal_api']} {pool.get('version')} {pool.get('architecture', '')}".strip()
-                found["blas threads"] = pool["num_threads"]
-    except ImportError:
-        found["blas"] = "unknown (threadpoolctl is not installed)"
+    pool = numpy_blas()
+    if pool is None:
+        found["blas"] = "unknown to threadpoolctl"
+    else:
+        found["blas"] = f"{pool['internal_api']} {pool.get('version')} {pool.get('architecture', '')}".strip()
+        found["blas threads"] = pool["num_threads"]
     try:
         import numba
 

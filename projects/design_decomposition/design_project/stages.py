@@ -6,6 +6,7 @@ import argparse
 import json
 import operator
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,25 +93,25 @@ class DesignJob(Job):
     # -- what a kind of job brings -------------------------------------------------------------------------
 
     @classmethod
+    @abstractmethod
     def build(cls, config: Any) -> Layer:
         """A new network as the settings want it."""
-        raise NotImplementedError
 
     def make_loss(self) -> Layer | None:
         """The loss, of a network that brings none."""
         return None
 
+    @abstractmethod
     def loader(self, split: str) -> Any:
         """Batches of a split; those to train on are shuffled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figures(self, split: str, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Figures of the network as it is now on a split, ``"loss"`` among them; `stop` is asked before each batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture(self, path: Path) -> None:
         """Draw what the network makes of some designs at this moment."""
-        raise NotImplementedError
 
     # -- the course ----------------------------------------------------------------------------------------
 

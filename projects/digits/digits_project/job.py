@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,21 +36,21 @@ class DigitsJob(Job):
 
     # -- what a kind of job brings -------------------------------------------------------------------------
 
+    @abstractmethod
     def build(self) -> tuple[Layer, Layer | None]:
         """A new network as the settings want it, and the loss of one that brings none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figures(self, stop: Callable[[], bool]) -> dict[str, float]:
         """Figures on the validation digits, ``"loss"`` among them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture(self, path: Path) -> None:
         """Draw what the network makes of digits at this moment."""
-        raise NotImplementedError
 
+    @abstractmethod
     def results(self) -> dict[str, Any]:
         """The figures of the finished run; pictures are drawn on the way."""
-        raise NotImplementedError
 
     # -- the course ----------------------------------------------------------------------------------------
 

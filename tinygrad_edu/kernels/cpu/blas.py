@@ -19,6 +19,8 @@ import numba
 import numpy as np
 from numba import types
 
+from ...backend.gemm import numpy_blas
+
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 SYMBOL = "tinygrad_edu_sgemm"
 
@@ -41,19 +43,14 @@ def _find(name: str, library: ctypes.CDLL) -> Any:
 
 
 def _load() -> dict[str, Any]:
-    from threadpoolctl import threadpool_info
-
-    for pool in threadpool_info():
-        if pool["internal_api"] != "openblas":
-            continue
-        library = ctypes.CDLL(pool["filepath"])
-        found = {
-            name: _find(name, library)
-            for name in ("cblas_sgemm", "openblas_set_num_threads", "openblas_get_num_threads")
-        }
-        if all(found.values()) and "numpy" in pool["filepath"]:
-            return found
-    return {}
+    pool = numpy_blas()
+    if pool is None or pool["internal_api"] != "openblas" or "numpy" not in pool["filepath"]:
+        return {}
+    library = ctypes.CDLL(pool["filepath"])
+    found = {
+        name: _find(name, library) for name in ("cblas_sgemm", "openblas_set_num_threads", "openblas_get_num_threads")
+    }
+    return found if all(found.values()) else {}
 
 
 _functions = _load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ class SamplingState:
     x0: Array | None
 
 
-class Sampler:
+class Sampler(ABC):
     """What :class:`DDPMSampler` and :class:`DDIMSampler` share; they differ in :meth:`step`.
 
     Parameters
@@ -159,9 +160,9 @@ class Sampler:
     #: Whether steps draw fresh noise.
     draws = True
 
+    @abstractmethod
     def step(self, x0: Array, noise: Array, x_t: Array, t: int, before: int, fresh: Array | None) -> Array:
         """From time t to the time `before`, given what the network says x_t is made of."""
-        raise NotImplementedError
 
     def split(self, output: Array, x_t: Array, t: int) -> tuple[Array, Array]:
         """Picture and noise as predicted, the picture clipped."""
