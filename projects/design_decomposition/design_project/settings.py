@@ -15,7 +15,7 @@ class DesignData(Section):
     folder: str = Field(
         default="runs/design_decomposition/data", min_length=1, description="of the designs; made if it is not there"
     )
-    count: int = Field(default=6000, ge=100, description="designs in all; a tenth each for validation and testing")
+    count: int = Field(default=12000, ge=100, description="designs in all; a tenth each for validation and testing")
     size: int = Field(default=32, ge=32, le=256, multiple_of=32, description="pixels along a side")
     n_colours: int = Field(default=8, ge=5, le=16, description="of the palette")
     seed: int = Field(default=0, ge=0, description="of the series of designs")
