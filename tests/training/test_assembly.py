@@ -27,8 +27,8 @@ class WalledGardenConfig(GardenConfig):
     wall: GardenSection = GardenSection()
 
 
-def checkpoint(settings: Any) -> Checkpoint:
-    return Checkpoint(path=Path("step-3"), step=3, arrays={}, documents={"config": settings})
+def checkpoint(settings: Any, **documents: Any) -> Checkpoint:
+    return Checkpoint(path=Path("step-3"), step=3, arrays={}, documents={"config": settings, **documents})
 
 
 NESTED = {"model": {"architecture": "gpt2", "transformer": {}}}
@@ -53,7 +53,7 @@ def test_the_schema_is_the_one_that_the_settings_are_of(settings: Any, schema: t
 
 def test_settings_that_no_schema_allows() -> None:
     with pytest.raises(CheckpointError) as caught:
-        config_of(checkpoint({**NESTED, "garten": {"beds": 5}}))
+        config_of(checkpoint({**NESTED, "garten": {"beds": 5}}, data={"tokenizer_json": "{}"}))
     message = str(caught.value)
     assert "garten" in message and "step-3" in message
     assert "a schema of your own, import the module that defines it" in message
@@ -63,3 +63,8 @@ def test_settings_that_no_schema_allows() -> None:
 def test_a_checkpoint_without_settings(settings: Any) -> None:
     with pytest.raises(CheckpointError, match="step-3: holds no config; wanted a checkpoint of a training run"):
         config_of(checkpoint(settings))
+
+
+def test_a_run_that_is_of_no_language_model() -> None:
+    with pytest.raises(CheckpointError, match="step-3: holds no tokenizer, so it is not of a language model"):
+        config_of(checkpoint({"model": {"base": 16}, "data": {"size": 32}}))

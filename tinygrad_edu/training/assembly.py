@@ -128,6 +128,11 @@ def config_of(checkpoint: Checkpoint) -> Any:
             return make_config(settings, schema=candidate, where=f"{checkpoint.path / 'config.json'}")
         except ConfigError as error:
             refused = refused or error
+    data = checkpoint.documents.get("data")
+    if not (isinstance(data, Mapping) and "tokenizer_json" in data):
+        raise CheckpointError(
+            f"{checkpoint.path}: holds no tokenizer, so it is not of a language model; use the program that trained it"
+        ) from refused
     raise CheckpointError(
         f"{refused}\nIf the run had a schema of your own, import the module that defines it first"
     ) from refused
