@@ -10,18 +10,12 @@ from numba import prange
 from ...backend import kernel
 from .blas import accumulate_product
 from .common import expect, parallel
+from .linear_product import product
 
 #: Up to so many rows BLAS is the slower way: (3072, 768) weights and 1, 4, 8, 16 rows 0.35, 0.42, 0.81, 1.36 ms here,
 #: 0.43, 0.98, 1.18, 1.33 ms there.
 _FEW = 8
 _BLOCK = 16  # outputs that a task computes
-
-
-@parallel
-def _add_bias(y, bias):  # type: ignore[no-untyped-def]
-    for n in prange(y.shape[0]):
-        for o in range(y.shape[1]):
-            y[n, o] += bias[o]
 
 
 @parallel
@@ -57,10 +51,7 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
         no_bias = np.empty(0, dtype=x.dtype)
         _few_rows(weight, np.ascontiguousarray(rows), no_bias if bias is None else bias, y)
         return y.reshape(*x.shape[:-1], out_features)
-    y = np.matmul(rows, weight.T)
-    if bias is not None:
-        _add_bias(y, bias)
-    return y.reshape(*x.shape[:-1], out_features)
+    return product(rows, weight, bias).reshape(*x.shape[:-1], out_features)
 
 
 @kernel("linear_backward", device="cpu")

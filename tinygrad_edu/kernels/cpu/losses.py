@@ -12,6 +12,7 @@ from ...backend import kernel
 from ...errors import RangeError
 from .blas import accumulate_product
 from .common import exp32, expect, inline, largest, parallel, rows_of
+from .linear_product import product
 from .narrow_cross_entropy import WIDEST, narrow_cross_entropy, narrow_cross_entropy_backward
 
 _CHUNK_BYTES = 64 * 2**20
@@ -175,7 +176,7 @@ def linear_cross_entropy(
     buffer = np.empty((step, len(weight)), dtype=x.dtype)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
-        logits = np.matmul(x[rows], weight.T, out=buffer[: rows.stop - start])
+        logits = product(x[rows], weight, out=buffer[: rows.stop - start])
         _score(
             logits, _optional(bias), targets[rows], ignore_index, np.float32(label_smoothing), losses[rows],
             predicted[rows],
@@ -203,7 +204,7 @@ def linear_cross_entropy_grad(
     buffer = np.empty((step, len(weight)), dtype=x.dtype)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
-        logits = np.matmul(x[rows], weight.T, out=buffer[: rows.stop - start])
+        logits = product(x[rows], weight, out=buffer[: rows.stop - start])
         _both_in_place(
             logits, _optional(bias), targets[rows], dlosses[rows], ignore_index, np.float32(label_smoothing),
             losses[rows],

@@ -169,6 +169,68 @@ def _tile_of(rows: int) -> Any:
     return tile
 
 
+def _interleaved(builder: Any, one: Any, other: Any, chunk: int, second: bool) -> Any:
+    """Half of the chunks of two vectors, in turn: the first `chunk` lanes of one, the first of the other, ..."""
+    begin = LANES // 2 if second else 0
+    lanes = []
+    for lane in range(LANES):
+        pair, within = divmod(lane, 2 * chunk)
+        lanes.append(begin + pair * chunk + within % chunk + (LANES if within >= chunk else 0))
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
+
+
+def _columns(builder: Any, rows: list[Any]) -> list[Any]:
+    """The columns of some vectors, LANES vectors of len(rows) lanes. (The number of rows is a power of two.)"""
+    groups, chunk = [[row] for row in rows], 1  # a group has `chunk` rows, side by side, in as many vectors
+    while len(groups) > 1:
+        groups = [
+            [_interleaved(builder, a, b, chunk, second) for a, b in zip(*pair, strict=True) for second in (False, True)]
+            for pair in zip(groups[::2], groups[1::2], strict=True)
+        ]
+        chunk *= 2
+    found = []
+    for vector in groups[0]:
+        for first in range(0, LANES, chunk):
+            lanes = ir.Constant(ir.VectorType(ir.IntType(32), chunk), list(range(first, first + chunk)))
+            found.append(builder.shuffle_vector(vector, vector, lanes))
+    return found
+
+
+def _turning_tile(rows: int) -> Any:
+    """``tile(a, a_row, b, count, start, c, c_row, columns, spare)``: the products are stored as columns of c.
+
+    ``c[j, r] = start[r] + sum_k a[r, k] b[k, j]`` for `rows` rows r and the first `columns` of COLUMNS columns j; where
+    `start`, an address of `rows` numbers, is 0, they are added to what is in c. The rest goes to `spare`, the address
+    of room for `rows` numbers. Rows of a are `a_row` bytes apart, rows of c `c_row`; b is a panel.
+    """
+    vector = ir.VectorType(_FLOAT, rows).as_pointer()
+
+    def build(b: Any, left: Any, left_row: Any, right: Any, count: Any, start: Any, *rest: Any) -> None:
+        target, target_row, columns, spare = rest
+        lefts = _spaced(b, left, left_row, rows)
+
+        def step(k: Any, sums: Sums) -> Sums:
+            along = b.mul(k, _constant(4))
+            return _add_products(
+                b, [b.add(row, along) for row in lefts], b.add(right, b.mul(k, _constant(PANEL))), sums
+            )
+
+        sums = _repeat(b, count, _zeros(rows), step)
+        turned = [column for v in range(_VECTORS) for column in _columns(b, [row[v] for row in sums])]
+        adds = b.icmp_signed("==", start, _constant(0))
+        for j, column in enumerate(turned):
+            inside = b.icmp_signed("<", _constant(j), columns)
+            place = b.select(inside, b.add(target, b.mul(target_row, _constant(j))), spare)
+            before = b.load(b.inttoptr(b.select(adds, place, start), vector), align=4)
+            b.store(b.fadd(before, column), b.inttoptr(place, vector), align=4)
+
+    @intrinsic
+    def tile(typing, a, a_row, b, count, start, c, c_row, columns, spare):  # type: ignore[no-untyped-def]
+        return types.void(*[types.intp] * 9), _code(build)
+
+    return tile
+
+
 def _gathering_tile(rows: int) -> Any:
     """``tile(table, table_step, taps, count, b, start, targets, offset)``: rows of pieces that lie anywhere.
 
@@ -269,6 +331,7 @@ def _prefetch(write: int) -> Any:
 
 _tile, _tile_of_4, _tile_of_1 = _tile_of(ROWS), _tile_of(4), _tile_of(1)
 _sum, _sum_of_4, _sum_of_1 = _summing_tile(ROWS), _summing_tile(4), _summing_tile(1)
+_turn, _turn_of_4, _turn_of_1 = _turning_tile(ROWS), _turning_tile(4), _turning_tile(1)
 gather = _gathering_tile(ROWS)
 _fetch, _claim = _prefetch(0), _prefetch(1)
 
@@ -299,6 +362,21 @@ def down(rows, a, a_row, a_step, b, b_step, c, c_row, count, add):  # type: igno
         r += 4
     while r < rows:
         _tile_of_1(a + r * a_row, a_row, a_step, b, b_step, c + r * c_row, c_row, count, add)
+        r += 1
+
+
+@compiled
+def turn_down(rows, a, a_row, b, count, start, c, c_row, columns, spare):  # type: ignore[no-untyped-def]
+    """One panel of columns for any number of rows, by the tiles of :func:`_turning_tile`."""
+    r = 0
+    while rows - r >= ROWS:
+        _turn(a + r * a_row, a_row, b, count, start + 4 * r if start else 0, c + 4 * r, c_row, columns, spare)
+        r += ROWS
+    while rows - r >= 4:
+        _turn_of_4(a + r * a_row, a_row, b, count, start + 4 * r if start else 0, c + 4 * r, c_row, columns, spare)
+        r += 4
+    while r < rows:
+        _turn_of_1(a + r * a_row, a_row, b, count, start + 4 * r if start else 0, c + 4 * r, c_row, columns, spare)
         r += 1
 
 
