@@ -79,7 +79,7 @@ def test_what_the_user_set_is_left_alone(variable: str, value: str, name: str):
 
 
 def test_a_policy_of_the_user_is_not_undone_by_a_spin_count():
-    assert fresh()["settings"]["GOMP_SPINCOUNT"] == ["1000", "library"]
+    assert fresh()["settings"]["GOMP_SPINCOUNT"] == ["5000", "library"]
     found = fresh(OMP_WAIT_POLICY="active")
     assert found["settings"]["GOMP_SPINCOUNT"] == [None, "default"]
     assert "GOMP_SPINCOUNT" not in found["environ"]
