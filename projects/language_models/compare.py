@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -107,17 +108,17 @@ def curve(folder: Path) -> list[tuple[float, float]]:
 
 
 def table(results: dict[str, dict[str, Any]], seconds: float) -> Table:
-    """One row an architecture, best first, and the n-grams below."""
-    shown = Table(title=f"{seconds:g} s of training each", title_justify="left")
+    """One row an architecture, best first, and the n-grams of characters below."""
+    shown = Table(title=f"{seconds:g} s of training each", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.add_column("", no_wrap=True)
-    for column in ("bits/byte", "perplexity", "parameters", "seconds", "tokens/s", "memory"):
+    for column in ("bits/byte", "perplexity", "parameters", "s", "tokens/s", "MiB"):  # 80 columns
         shown.add_column(column, justify="right", no_wrap=True)
     ordered = sorted(results.items(), key=lambda item: item[1]["validation"]["bits_per_byte"])
     for masked in (False, True):
         for name, r in ordered:
             if (r["objective"] == "masked_lm") is not masked:
                 continue
-            memory = "" if r["peak_memory_bytes"] is None else f"{r['peak_memory_bytes'] / 2**20:,.0f} MiB"
+            memory = "" if r["peak_memory_bytes"] is None else f"{r['peak_memory_bytes'] / 2**20:,.0f}"
             figures = f"{r['validation']['bits_per_byte']:.3f}", f"{r['validation']['perplexity']:.2f}"
             shown.add_row(
                 f"{name} (masked)" if masked else name,
@@ -131,7 +132,7 @@ def table(results: dict[str, dict[str, Any]], seconds: float) -> Table:
     ngrams = next(iter(results.values()))["ngram_bits_per_byte"]
     for order, bits in ngrams.items():
         best = " (best)" if bits == min(ngrams.values()) else ""
-        shown.add_row(f"{order}-gram of characters{best}", f"{bits:.3f}", "", "", "", "", "")
+        shown.add_row(f"{order}-gram{best}", f"{bits:.3f}", "", "", "", "", "")
     return shown
 
 
