@@ -1,4 +1,4 @@
-"""The affine map: BLAS, and the bias in one parallel pass; a few rows, as in generation, take a loop of their own."""
+"""The affine map: many rows by :mod:`.linear_product`, a few by a loop of their own; backward, BLAS."""
 
 from __future__ import annotations
 
