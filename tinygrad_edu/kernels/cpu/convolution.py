@@ -37,7 +37,7 @@ from .convolution_layout import (
     line_places,
     padded,
 )
-from .tiles import COLUMNS
+from .vector_code import COLUMNS
 
 _MANY = 16  # channels that are worth a transformation: a whole vector of them
 _LINES = 32  # numbers up to which a line of the kernel is taken as one tap: fewer leave the tile idle between two taps

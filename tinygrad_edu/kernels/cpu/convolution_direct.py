@@ -27,7 +27,8 @@ from .convolution_layout import (
     pack_filters,
     pack_panel,
 )
-from .tiles import COLUMNS, PANEL, ROWS, claim, copy, copy_row, fetch, gather, panels, sum_down
+from .tiles import claim, copy, copy_row, fetch, gather, panels, sum_down
+from .vector_code import COLUMNS, PANEL, ROWS
 
 _SOME = 16 * ROWS  # pixels that stay in the cache while the panels pass by
 _FEW = 512  # pixels up to which the filters are laid out panel by panel, by the thread that multiplies with them

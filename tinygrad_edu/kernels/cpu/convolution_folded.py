@@ -13,7 +13,8 @@ from numba import prange, types
 
 from .common import add_to, parallel_for
 from .convolution_layout import IMAGES, PACKED
-from .tiles import COLUMNS, PANEL, down, pack, panels
+from .tiles import down, pack, panels
+from .vector_code import COLUMNS, PANEL
 
 _BAND = 16  # lines of the result that are one task
 

@@ -12,7 +12,8 @@ import numpy as np
 from numba import prange, types
 
 from .common import compiled, parallel_for
-from .tiles import COLUMNS, copy_row, panels
+from .tiles import copy_row, panels
+from .vector_code import COLUMNS
 
 IMAGES = types.Array(types.float32, 4, "A", readonly=True)  # (B, H, W, C), the numbers of a pixel contiguous
 MADE = types.Array(types.float32, 4, "A")

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .tiles import LANES
+from .vector_code import LANES
 
 TILE, SIDE, TAPS = 4, 2, 3  # pixels that are seen, results that are made, taps of the kernel; of each axis
 

@@ -31,7 +31,8 @@ from .convolution_transforms import (
     transform_result,
     transform_result_gradient,
 )
-from .tiles import COLUMNS, LANES, PANEL, down, panels
+from .tiles import down, panels
+from .vector_code import COLUMNS, LANES, PANEL
 
 _PLACES = TILE * TILE
 _GAP = LANES  # numbers between the factors of two places, lest all sixteen fall on the same lines of the cache

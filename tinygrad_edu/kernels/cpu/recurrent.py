@@ -9,7 +9,8 @@ from numba import get_num_threads, prange, types
 
 from .common import compiled, expect, parallel_for
 from .recurrent_product import product, transposed_product
-from .tiles import COLUMNS, pack, padded
+from .tiles import pack, padded
+from .vector_code import COLUMNS
 
 # Types of the compiled loops. What comes from outside may be read-only.
 READ = types.Array(types.float32, 3, "C", readonly=True)  # (T, B, width), or (B, T, width)

@@ -12,7 +12,8 @@ import numpy as np
 from numba import prange, types
 
 from .common import compiled, parallel_for
-from .tiles import COLUMNS, MATRIX, ROWS, down, pack, padded
+from .tiles import MATRIX, down, pack, padded
+from .vector_code import COLUMNS, ROWS
 
 _BLOCK = 64  # rows that stay in the cache while the panels pass by
 _SUM = 256  # products that are summed in registers before they are added to the result

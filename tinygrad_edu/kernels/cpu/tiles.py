@@ -1,9 +1,8 @@
-"""Register tiles: a few rows times a packed matrix, the innermost loop of recurrent layers and of convolutions.
+"""Register tiles: a few rows times a packed matrix, the innermost loop of recurrent, convolution and affine kernels.
 
 ROWS rows and COLUMNS columns of a result stay in registers while the sum runs. Numba finds no such tile by itself, so
-its loop is written in LLVM's own vector types; LLVM splits them where a machine has narrower ones. All tiles work on
-addresses, so that rows may lie anywhere: BLAS would want them evenly spaced, and lays its right-hand matrix out anew
-at each call.
+its loop is written by hand (:mod:`.vector_code`). All tiles work on addresses, so that rows may lie anywhere: BLAS
+would want them evenly spaced, and lays its right-hand matrix out anew at each call.
 
 On two cores of a Zen 4, whose limit is 236 GFLOP/s, the tiles reach 233 with the numbers in the second cache, where
 the matrix products of OpenBLAS reach 198.
@@ -11,7 +10,6 @@ the matrix products of OpenBLAS reach 198.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
@@ -21,126 +19,29 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ...machine import cpu_info
 from .common import compiled, parallel_for
+from .vector_code import (
+    COLUMNS,
+    FLOAT,
+    PANEL,
+    ROWS,
+    VECTORS,
+    Sums,
+    add_products,
+    address_at,
+    code,
+    columns_of,
+    constant,
+    repeat,
+    row_at,
+    spaced,
+    start_from,
+    store_row,
+    zeros,
+)
 
-# A tile's results, one row of the right-hand matrix, and a number of the left one must fit in the registers:
-# 32 of 16 numbers with AVX-512; else 16 of 8 numbers, as AVX2 has them.
-_WIDE = cpu_info().has_avx512
-ROWS, COLUMNS, LANES = (8, 32, 16) if _WIDE else (4, 16, 8)
-PANEL = 4 * COLUMNS  # bytes of a row of a panel
 _LINE = 64  # bytes of a line of the cache
-
-_FLOAT, _INT = ir.FloatType(), ir.IntType(64)
 _PREFETCH = "llvm.prefetch.p0" if llvmlite.binding.llvm_version_info[0] > 16 else "llvm.prefetch.p0i8"
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-_VECTORS = COLUMNS // LANES  # of one row
-
-Sums = list[list[Any]]  # sums[row][vector]
-
-
-def _constant(value: int) -> Any:
-    return ir.Constant(_INT, value)
-
-
-def _address_at(builder: Any, table: Any, place: int) -> Any:
-    """The address that stands at this place of a table of int64."""
-    return builder.load(builder.inttoptr(builder.add(table, _constant(8 * place)), _INT.as_pointer()))
-
-
-def _vector_at(builder: Any, address: Any, v: int) -> Any:
-    return builder.inttoptr(builder.add(address, _constant(4 * LANES * v)), _VECTOR.as_pointer())
-
-
-def _row_at(builder: Any, address: Any) -> list[Any]:
-    return [builder.load(_vector_at(builder, address, v), align=4) for v in range(_VECTORS)]
-
-
-def _store_row(builder: Any, address: Any, row: list[Any]) -> None:
-    for v, vector in enumerate(row):
-        builder.store(vector, _vector_at(builder, address, v), align=4)
-
-
-def _zeros(rows: int) -> Sums:
-    zero = ir.Constant(_VECTOR, [ir.Constant(_FLOAT, 0.0)] * LANES)
-    return [[zero] * _VECTORS for _ in range(rows)]
-
-
-def _spread(builder: Any, address: Any) -> Any:
-    """A vector with the number at `address` in each lane."""
-    value = builder.load(builder.inttoptr(address, _FLOAT.as_pointer()), align=4)
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    first = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-
-
-def _add_products(builder: Any, factors: list[Any], row: Any, sums: Sums) -> Sums:
-    """``sums[r] + factors[r] * row`` for the numbers at the addresses `factors` and the row at the address `row`."""
-    multiply_add = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
-    )
-    columns = _row_at(builder, row)
-    new = []
-    for address, totals in zip(factors, sums, strict=True):
-        factor = _spread(builder, address)
-        new.append([builder.call(multiply_add, [factor, *pair]) for pair in zip(columns, totals, strict=True)])
-    return new
-
-
-def _repeat(builder: Any, count: Any, sums: Sums, body: Callable[[Any, Sums], Sums]) -> Sums:
-    """``for k in range(count): sums = body(k, sums)``, the sums kept in registers; `count` is at least 1."""
-    before = builder.block
-    loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k = builder.phi(_INT)
-    k.add_incoming(_constant(0), before)
-    inside = [[builder.phi(_VECTOR) for _ in row] for row in sums]
-    new = body(k, inside)
-    following = builder.add(k, _constant(1))
-    k.add_incoming(following, builder.block)
-    for phis, first, last in zip(inside, sums, new, strict=True):
-        for phi, one, other in zip(phis, first, last, strict=True):
-            phi.add_incoming(one, before)
-            phi.add_incoming(other, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-    builder.position_at_end(after)
-    return new
-
-
-def _start(builder: Any, add: Any, rows: list[Any]) -> Sums:
-    """What stands at the addresses `rows` where `add` is not 0, else zeros."""
-    before = builder.block
-    load, after = builder.append_basic_block("load"), builder.append_basic_block("start")
-    builder.cbranch(builder.icmp_signed("!=", add, _constant(0)), load, after)
-    builder.position_at_end(load)
-    found = [_row_at(builder, row) for row in rows]
-    builder.branch(after)
-    builder.position_at_end(after)
-    sums = [[builder.phi(_VECTOR) for _ in range(_VECTORS)] for _ in rows]
-    for phis, loaded, zeros in zip(sums, found, _zeros(len(rows)), strict=True):
-        for phi, there, zero in zip(phis, loaded, zeros, strict=True):
-            phi.add_incoming(there, load)
-            phi.add_incoming(zero, before)
-    return sums
-
-
-def _spaced(builder: Any, first: Any, step: Any, rows: int) -> list[Any]:
-    """Addresses `step` bytes apart."""
-    found = [first]
-    while len(found) < rows:
-        found.append(builder.add(found[-1], step))
-    return found
-
-
-def _code(build: Callable[..., None]) -> Callable[..., Any]:
-    """What Numba asks of an intrinsic that returns nothing; `build` (builder, *arguments) writes its code."""
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        build(builder, *arguments)
-        return context.get_dummy_value()
-
-    return generate
 
 
 def _tile_of(rows: int) -> Any:
@@ -153,47 +54,20 @@ def _tile_of(rows: int) -> Any:
 
     def build(b: Any, left: Any, left_row: Any, left_step: Any, right: Any, right_step: Any, *rest: Any) -> None:
         target, target_row, count, add = rest
-        targets, lefts = _spaced(b, target, target_row, rows), _spaced(b, left, left_row, rows)
+        targets, lefts = spaced(b, target, target_row, rows), spaced(b, left, left_row, rows)
 
         def step(k: Any, sums: Sums) -> Sums:
             along = b.mul(k, left_step)
-            return _add_products(b, [b.add(row, along) for row in lefts], b.add(right, b.mul(k, right_step)), sums)
+            return add_products(b, [b.add(row, along) for row in lefts], b.add(right, b.mul(k, right_step)), sums)
 
-        for row, sums in zip(targets, _repeat(b, count, _start(b, add, targets), step), strict=True):
-            _store_row(b, row, sums)
+        for row, sums in zip(targets, repeat(b, count, start_from(b, add, targets), step), strict=True):
+            store_row(b, row, sums)
 
     @intrinsic
     def tile(typing, a, a_row, a_step, b, b_step, c, c_row, count, add):  # type: ignore[no-untyped-def]
-        return types.void(*[types.intp] * 9), _code(build)
+        return types.void(*[types.intp] * 9), code(build)
 
     return tile
-
-
-def _interleaved(builder: Any, one: Any, other: Any, chunk: int, second: bool) -> Any:
-    """Half of the chunks of two vectors, in turn: the first `chunk` lanes of one, the first of the other, ..."""
-    begin = LANES // 2 if second else 0
-    lanes = []
-    for lane in range(LANES):
-        pair, within = divmod(lane, 2 * chunk)
-        lanes.append(begin + pair * chunk + within % chunk + (LANES if within >= chunk else 0))
-    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
-
-
-def _columns(builder: Any, rows: list[Any]) -> list[Any]:
-    """The columns of some vectors, LANES vectors of len(rows) lanes. (The number of rows is a power of two.)"""
-    groups, chunk = [[row] for row in rows], 1  # a group has `chunk` rows, side by side, in as many vectors
-    while len(groups) > 1:
-        groups = [
-            [_interleaved(builder, a, b, chunk, second) for a, b in zip(*pair, strict=True) for second in (False, True)]
-            for pair in zip(groups[::2], groups[1::2], strict=True)
-        ]
-        chunk *= 2
-    found = []
-    for vector in groups[0]:
-        for first in range(0, LANES, chunk):
-            lanes = ir.Constant(ir.VectorType(ir.IntType(32), chunk), list(range(first, first + chunk)))
-            found.append(builder.shuffle_vector(vector, vector, lanes))
-    return found
 
 
 def _turning_tile(rows: int) -> Any:
@@ -203,30 +77,28 @@ def _turning_tile(rows: int) -> Any:
     `start`, an address of `rows` numbers, is 0, they are added to what is in c. The rest goes to `spare`, the address
     of room for `rows` numbers. Rows of a are `a_row` bytes apart, rows of c `c_row`; b is a panel.
     """
-    vector = ir.VectorType(_FLOAT, rows).as_pointer()
+    vector = ir.VectorType(FLOAT, rows).as_pointer()
 
     def build(b: Any, left: Any, left_row: Any, right: Any, count: Any, start: Any, *rest: Any) -> None:
         target, target_row, columns, spare = rest
-        lefts = _spaced(b, left, left_row, rows)
+        lefts = spaced(b, left, left_row, rows)
 
         def step(k: Any, sums: Sums) -> Sums:
-            along = b.mul(k, _constant(4))
-            return _add_products(
-                b, [b.add(row, along) for row in lefts], b.add(right, b.mul(k, _constant(PANEL))), sums
-            )
+            along = b.mul(k, constant(4))
+            return add_products(b, [b.add(row, along) for row in lefts], b.add(right, b.mul(k, constant(PANEL))), sums)
 
-        sums = _repeat(b, count, _zeros(rows), step)
-        turned = [column for v in range(_VECTORS) for column in _columns(b, [row[v] for row in sums])]
-        adds = b.icmp_signed("==", start, _constant(0))
+        sums = repeat(b, count, zeros(rows), step)
+        turned = [column for v in range(VECTORS) for column in columns_of(b, [row[v] for row in sums])]
+        adds = b.icmp_signed("==", start, constant(0))
         for j, column in enumerate(turned):
-            inside = b.icmp_signed("<", _constant(j), columns)
-            place = b.select(inside, b.add(target, b.mul(target_row, _constant(j))), spare)
+            inside = b.icmp_signed("<", constant(j), columns)
+            place = b.select(inside, b.add(target, b.mul(target_row, constant(j))), spare)
             before = b.load(b.inttoptr(b.select(adds, place, start), vector), align=4)
             b.store(b.fadd(before, column), b.inttoptr(place, vector), align=4)
 
     @intrinsic
     def tile(typing, a, a_row, b, count, start, c, c_row, columns, spare):  # type: ignore[no-untyped-def]
-        return types.void(*[types.intp] * 9), _code(build)
+        return types.void(*[types.intp] * 9), code(build)
 
     return tile
 
@@ -242,27 +114,27 @@ def _gathering_tile(rows: int) -> Any:
 
     def build(b: Any, table: Any, table_step: Any, taps: Any, count: Any, right: Any, *rest: Any) -> None:
         start, targets, offset = rest
-        length = b.mul(count, _constant(PANEL))
+        length = b.mul(count, constant(PANEL))
 
         def tap(t: Any, sums: Sums) -> Sums:
             here = b.add(table, b.mul(t, table_step))
-            pieces, block = [_address_at(b, here, r) for r in range(rows)], b.add(right, b.mul(t, length))
+            pieces, block = [address_at(b, here, r) for r in range(rows)], b.add(right, b.mul(t, length))
 
             def step(k: Any, sums: Sums) -> Sums:
-                along = b.mul(k, _constant(4))
-                return _add_products(
-                    b, [b.add(piece, along) for piece in pieces], b.add(block, b.mul(k, _constant(PANEL))), sums
+                along = b.mul(k, constant(4))
+                return add_products(
+                    b, [b.add(piece, along) for piece in pieces], b.add(block, b.mul(k, constant(PANEL))), sums
                 )
 
-            return _repeat(b, count, sums, step)
+            return repeat(b, count, sums, step)
 
-        first = _row_at(b, start)
-        for r, sums in enumerate(_repeat(b, taps, [first] * rows, tap)):
-            _store_row(b, b.add(_address_at(b, targets, r), offset), sums)
+        first = row_at(b, start)
+        for r, sums in enumerate(repeat(b, taps, [first] * rows, tap)):
+            store_row(b, b.add(address_at(b, targets, r), offset), sums)
 
     @intrinsic
     def tile(typing, table, table_step, taps, count, b, start, targets, offset):  # type: ignore[no-untyped-def]
-        return types.void(*[types.intp] * 8), _code(build)
+        return types.void(*[types.intp] * 8), code(build)
 
     return tile
 
@@ -275,20 +147,18 @@ def _summing_tile(rows: int) -> Any:
     """
 
     def build(b: Any, table: Any, offset: Any, count: Any, right: Any, target: Any, add: Any) -> None:
-        targets = _spaced(b, target, _constant(PANEL), rows)
+        targets = spaced(b, target, constant(PANEL), rows)
 
         def step(k: Any, sums: Sums) -> Sums:
-            left = b.add(_address_at(b, b.add(table, b.mul(k, _constant(8))), 0), offset)
-            return _add_products(
-                b, _spaced(b, left, _constant(4), rows), b.add(right, b.mul(k, _constant(PANEL))), sums
-            )
+            left = b.add(address_at(b, b.add(table, b.mul(k, constant(8))), 0), offset)
+            return add_products(b, spaced(b, left, constant(4), rows), b.add(right, b.mul(k, constant(PANEL))), sums)
 
-        for row, sums in zip(targets, _repeat(b, count, _start(b, add, targets), step), strict=True):
-            _store_row(b, row, sums)
+        for row, sums in zip(targets, repeat(b, count, start_from(b, add, targets), step), strict=True):
+            store_row(b, row, sums)
 
     @intrinsic
     def tile(typing, table, offset, count, b, c, add):  # type: ignore[no-untyped-def]
-        return types.void(*[types.intp] * 6), _code(build)
+        return types.void(*[types.intp] * 6), code(build)
 
     return tile
 
@@ -296,9 +166,7 @@ def _summing_tile(rows: int) -> Any:
 @intrinsic
 def copy_row(typing, source, target):  # type: ignore[no-untyped-def]
     """``target[:COLUMNS] = source[:COLUMNS]``, numbers at two addresses."""
-    return types.void(types.intp, types.intp), _code(
-        lambda b, source, target: _store_row(b, target, _row_at(b, source))
-    )
+    return types.void(types.intp, types.intp), code(lambda b, source, target: store_row(b, target, row_at(b, source)))
 
 
 @intrinsic
@@ -307,9 +175,9 @@ def copy(typing, source, target, count):  # type: ignore[no-untyped-def]
 
     def build(b: Any, source: Any, target: Any, count: Any) -> None:
         byte = ir.IntType(8).as_pointer()
-        cgutils.raw_memcpy(b, b.inttoptr(target, byte), b.inttoptr(source, byte), count, _constant(4), align=4)
+        cgutils.raw_memcpy(b, b.inttoptr(target, byte), b.inttoptr(source, byte), count, constant(4), align=4)
 
-    return types.void(*[types.intp] * 3), _code(build)
+    return types.void(*[types.intp] * 3), code(build)
 
 
 def _prefetch(write: int) -> Any:
@@ -324,7 +192,7 @@ def _prefetch(write: int) -> Any:
 
     @intrinsic
     def prefetch(typing, address):  # type: ignore[no-untyped-def]
-        return types.void(types.intp), _code(build)
+        return types.void(types.intp), code(build)
 
     return prefetch
 
